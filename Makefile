@@ -1,0 +1,54 @@
+# Everything a reader needs; `make help` lists it. Variables, with their defaults:
+PROFILE   ?= mini#      mini: rendered worlds on a laptop | smoke: the same in seconds, meaningless numbers
+DATA_ROOT ?= data/mini# where the data sets lie
+DEVICE    ?= cpu#       cpu | cuda
+WORKERS   ?= 2#         cells trained side by side
+PLACEMENT ?= default#   default | both | all | last-two-thirds: which blocks every method may adapt
+SEEDS     ?=#           e.g. 0,1,2 (default: the protocol's)
+METHODS   ?=#           e.g. soma,lora (default: the table's)
+RECIPE    ?= controlled#
+OUT       ?= results#   runs go to OUT/runs, tables to OUT/tables
+PYTHON    ?= python3
+
+VENV  := .venv
+BENCH := $(VENV)/bin/python -m benchmarks
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup mini reproduce-table1 table1 test check bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+setup: $(READY)  ## create the environment in .venv from requirements.lock
+
+$(READY): requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --require-hashes -r requirements.lock
+	touch $@
+
+mini: $(READY)  ## render the mini worlds into DATA_ROOT
+	$(BENCH) mini render --root $(strip $(DATA_ROOT))
+
+SELECTION_FLAGS = --profile $(strip $(PROFILE)) --placement $(strip $(PLACEMENT)) --recipe $(strip $(RECIPE)) \
+	--data-root $(strip $(DATA_ROOT)) $(if $(strip $(SEEDS)),--seeds $(strip $(SEEDS))) $(if $(strip $(METHODS)),--methods $(strip $(METHODS)))
+
+reproduce-table1: $(if $(filter mini smoke,$(PROFILE)),mini,setup)  ## train every cell of Table 1 here and print the table
+	$(BENCH) sweep table1 $(SELECTION_FLAGS) --workers $(strip $(WORKERS)) --device $(strip $(DEVICE)) --out $(strip $(OUT))/runs
+	$(BENCH) table table1 $(SELECTION_FLAGS) --records $(strip $(OUT))/runs --against results/reference --write $(strip $(OUT))/tables
+
+table1: $(READY)  ## print Table 1 from the committed reference records, without training
+	$(BENCH) table table1
+
+test: $(READY)  ## run the tests
+	$(VENV)/bin/python -m pytest -n 2
+
+check: $(READY)  ## lint and format
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+bench: $(READY)  ## print render speed, training step and evaluation speed
+	$(BENCH) bench
+
+clean:  ## remove what was made here: runs, rendered worlds, caches (never the reference)
+	rm -rf results/runs data/mini .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,213 @@
+"""Data-set cards (datasets/*.yaml): where the files of a data set lie and what its labels mean.
+
+A card describes the layout as it is distributed. Nothing on disk is ever converted or rewritten:
+labels become trainIds while they are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BeforeValidator, model_validator
+
+from benchmarks import yaml_files
+from benchmarks.errors import UserError, closest
+from benchmarks.yaml_files import Strict
+
+FOLDER = Path(__file__).resolve().parents[1] / "datasets"
+IGNORE = 255  # trainId of pixels that are neither learnt nor scored
+OUTSIDE = 254  # in a label table: a value that the encoding does not have
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image with its ground truth."""
+
+    name: str
+    image: Path
+    label: Path
+
+
+def _as_tuple(value: object) -> object:
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+class Split(Strict):
+    """File patterns below the data set's folder; `labels` lists layouts, the usual one first."""
+
+    images: str
+    labels: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+    count: int
+
+
+class Label(Strict):
+    """How ground truth is stored.
+
+    Attributes:
+        encoding: both are 8-bit PNGs whose values (palette indices, grey values) are the labels.
+        classes: class name -> values on disk, in trainId order; the first is used for writing.
+        void: values on disk that mean "ignore", the usual one first.
+        ignore: the trainId that void values become.
+    """
+
+    encoding: Literal["palette_png", "gray_png"]
+    classes: dict[str, tuple[int, ...]]
+    void: tuple[int, ...]
+    ignore: int = IGNORE
+
+    @model_validator(mode="after")
+    def _each_value_once(self) -> Label:
+        values = [*self.to_train_id, *self.void]
+        listed = sum(map(len, self.classes.values())) + len(self.void)
+        if len(set(values)) != listed or not all(0 <= value <= 255 for value in values):
+            raise ValueError("label values must be distinct and within 0..255")
+        return self
+
+    @property
+    def to_train_id(self) -> dict[int, int]:
+        """Value on disk -> trainId, void values left out."""
+        lists = enumerate(self.classes.values())
+        return {value: train_id for train_id, values in lists for value in values}
+
+
+class Card(Strict):
+    """One data set. Sizes are (height, width) in pixels; `native_size` is None where it varies."""
+
+    name: str
+    title: str
+    folder: str  # below the data root
+    native_size: tuple[int, int] | None
+    test_sizes: dict[str, tuple[int, int]]
+    licence: str
+    access: str
+    splits: dict[str, Split]
+    label: Label
+    sources: tuple[str, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in trainId order."""
+        return tuple(self.label.classes)
+
+    def label_table(self) -> np.ndarray:
+        """Value on disk -> trainId, uint8 (256,).
+
+        255 stands for void, 254 (`OUTSIDE`) for values that the encoding does not have.
+        """
+        table = np.full(256, OUTSIDE, dtype=np.uint8)
+        table[list(self.label.void)] = self.label.ignore
+        for value, train_id in self.label.to_train_id.items():
+            table[value] = train_id
+        return table
+
+    def native_id(self, train_id: int) -> int:
+        """First value on disk of a trainId (255: of void)."""
+        if train_id == self.label.ignore:
+            return self.label.void[0]
+        return self.label.classes[self.classes[train_id]][0]
+
+    def image_path(self, root: Path, split: str, name: str, **parts: str) -> Path:
+        """Where an image lies; `parts` fill the further placeholders, e.g. city="zurich"."""
+        return root / self.folder / self.split(split).images.format(name=name, **parts)
+
+    def label_path(self, root: Path, split: str, name: str, **parts: str) -> Path:
+        """Where the ground truth of an image lies, in the usual layout."""
+        return root / self.folder / self.split(split).labels[0].format(name=name, **parts)
+
+    def split(self, name: str) -> Split:
+        """The file patterns of a split.
+
+        Raises:
+            UserError: no such split.
+        """
+        if name not in self.splits:
+            raise UserError(f"{self.name} has no split {name!r}{closest(name, self.splits)}")
+        return self.splits[name]
+
+    def pairs(self, root: Path, split: str) -> list[Pair]:
+        """All images of a split with their labels, sorted by name.
+
+        Raises:
+            UserError: missing or empty folder, an image without label, a label without image.
+        """
+        home, patterns = root / self.folder, self.split(split)
+        if not home.is_dir():
+            raise UserError(
+                f"{home}: no such folder; {self.title} is expected there: give another data root, "
+                "or render the mini worlds (python -m benchmarks mini)"
+            )
+        images = _matches(home, patterns.images)
+        if not images:
+            raise UserError(
+                f"{home}: no image matches {patterns.images}; unpack {self.title} there "
+                f"({self.access})"
+            )
+        # A half-unpacked second layout must not hide the complete one.
+        labels = max((_matches(home, pattern) for pattern in patterns.labels), key=len)
+        for kind, have, others in (("label", images, labels), ("image", labels, images)):
+            missing = sorted(have.keys() - others.keys())
+            if missing:
+                raise UserError(
+                    f"{have[missing[0]]}: has no {kind} ({len(missing)} of {len(have)} files lack "
+                    f"theirs); unpack the {kind}s of {self.title} completely"
+                )
+        found = [Pair(key[0], images[key], labels[key]) for key in images]
+        return sorted(found, key=lambda pair: (pair.name, pair.image))
+
+    def fingerprint(self, root: Path, split: str) -> str:
+        """SHA-256 over the sorted lines "relative path:bytes" of a split's images and labels."""
+        home = root / self.folder
+        files = [file for pair in self.pairs(root, split) for file in (pair.image, pair.label)]
+        lines = sorted(f"{file.relative_to(home).as_posix()}:{_size(file)}" for file in files)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size
+
+
+def _matches(home: Path, pattern: str) -> dict[tuple[str, ...], Path]:
+    """Files that fit a pattern, by (name, values of the other placeholders in alphabetic order)."""
+    # split() with one group returns text, placeholder, text, placeholder, ..., text
+    parts = re.split(r"{(\w+)}", pattern)
+    texts, fields = parts[::2], parts[1::2]
+    groups = [f"(?P<{field}>[^/]+)" for field in fields]
+    regex = re.compile(
+        "".join(re.escape(text) + group for text, group in zip(texts, [*groups, ""], strict=True))
+    )
+    order = ["name", *sorted(set(fields) - {"name"})]
+    found = {}
+    for path in home.glob("*".join(texts)):
+        match = regex.fullmatch(path.relative_to(home).as_posix())
+        if match:
+            found[tuple(match[field] for field in order)] = path
+    return found
+
+
+def names() -> list[str]:
+    """Names of all cards, sorted."""
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+@cache
+def load_card(name: str) -> Card:
+    """The card `name`.
+
+    Raises:
+        UserError: unknown name, or a file that does not fit the schema.
+    """
+    if name not in names():
+        raise UserError(f"unknown data set {name!r}{closest(name, names())}")
+    file = FOLDER / f"{name}.yaml"
+    card = yaml_files.validate(Card, yaml_files.read(file), str(file))
+    if card.name != name:
+        raise UserError(f"{file}: name: {card.name!r} differs from the file's name; use one")
+    return card

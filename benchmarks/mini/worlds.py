@@ -1,0 +1,203 @@
+"""Renders the mini domains to disk, in the layout and label encoding of the real data sets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from rich.progress import track
+
+from benchmarks.cards import IGNORE, Card, load_card
+from benchmarks.errors import UserError
+from benchmarks.mini.appearance import render
+from benchmarks.mini.scenes import Scene, sample_scene
+from benchmarks.mini.styles import DOMAINS
+
+SEED = 1
+MANIFEST = "manifest.json"
+PALETTE = np.array(  # the usual Cityscapes colours, for pictures of labels and for palette PNGs
+    [
+        *((128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153)),
+        *((153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152)),
+        *((70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70)),
+        *((0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32)),
+    ],
+    dtype=np.uint8,
+)
+
+
+@dataclass(frozen=True)
+class World:
+    """How many images of a domain are rendered, and into which split of its card."""
+
+    split: str
+    images: int
+
+
+WORLDS = {
+    "gtav": World("train", 760),  # 600 to train on, 160 held out by the protocol
+    "cityscapes": World("val", 160),
+    "bdd100k": World("val", 160),
+    "mapillary": World("val", 160),
+}
+
+
+def sample(domain: str, index: int, seed: int = SEED) -> tuple[Scene, np.ndarray]:
+    """Scene and photograph (uint8 RGB) number `index` of a domain."""
+    rng = np.random.default_rng([seed, list(DOMAINS).index(domain), index])
+    scene = sample_scene(rng)
+    return scene, render(scene, DOMAINS[domain](rng), rng)
+
+
+def render_worlds(root: Path, seed: int = SEED) -> Path:
+    """Write all domains below `root` with a manifest of hashes, unless that is done already.
+
+    Everything is rendered beside `root` first and moved there when complete.
+    Raises UserError where `root` holds something that is not a rendered mini world.
+    """
+    origin = {"seed": seed, "renderer": renderer_hash()}
+    if (root / MANIFEST).is_file():
+        manifest = json.loads((root / MANIFEST).read_text())
+        if manifest["origin"] == origin and all((root / f).is_file() for f in manifest["files"]):
+            return root
+    elif root.exists() and any(root.iterdir()):
+        raise UserError(
+            f"{root} holds files that are no mini worlds; give another folder or empty it"
+        )
+    partial = root.parent / f".{root.name}.{os.getpid()}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _render_all(partial, seed, origin)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(
+            f"{root}: cannot render there: {error.strerror}; give another --root"
+        ) from error
+    shutil.rmtree(root, ignore_errors=True)
+    partial.rename(root)
+    return root
+
+
+def _render_all(root: Path, seed: int, origin: dict) -> None:
+    shares = {domain: _render_domain(root, domain, seed) for domain in WORLDS}
+    files = sorted(f for f in root.rglob("*") if f.is_file())
+    manifest = {
+        "origin": origin,
+        "class_share": shares,
+        "files": {
+            f.relative_to(root).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest()
+            for f in files
+        },
+    }
+    (root / MANIFEST).write_text(json.dumps(manifest, indent=1))
+
+
+def renderer_hash() -> str:
+    """SHA-256 over the source files that decide what a mini world looks like."""
+    here = Path(__file__).parent
+    names = ("canvas", "objects", "scenes", "styles", "appearance", "worlds")
+    return hashlib.sha256(b"".join((here / f"{n}.py").read_bytes() for n in names)).hexdigest()
+
+
+def _render_domain(root: Path, domain: str, seed: int) -> dict[str, float]:
+    """Write one domain with the boxes of its objects; returns the share of pixels per class."""
+    card, world = load_card(domain), WORLDS[domain]
+    counts = np.zeros(256, dtype=np.int64)
+    boxes = []
+    for index in track(range(world.images), f"rendering {domain}", transient=True):
+        scene, image = sample(domain, index, seed)
+        name, parts = _file_name(domain, index)
+        write_pair(card, root, world.split, name, image, scene.labels, **parts)
+        counts += np.bincount(scene.labels.ravel(), minlength=256)
+        boxes.append({"name": name, "objects": scene.boxes()})
+    (root / "boxes").mkdir(exist_ok=True)
+    (root / "boxes" / f"{domain}.json").write_text(json.dumps(boxes))
+    share = counts / counts.sum()
+    return {c: float(share[i]) for i, c in enumerate(card.classes)} | {"void": float(share[IGNORE])}
+
+
+def _file_name(domain: str, index: int) -> tuple[str, dict[str, str]]:
+    """A name in the manner of the data set, and what else its file pattern needs."""
+    if domain == "gtav":
+        return f"{index + 1:05d}", {}
+    if domain == "cityscapes":
+        city = ("frankfurt", "lindau", "munster")[index % 3]
+        return f"{city}_{index:06d}_000019", {"city": city}
+    return hashlib.md5(f"{domain}{index}".encode(), usedforsecurity=False).hexdigest()[:17], {}
+
+
+def write_pair(
+    card: Card,
+    root: Path,
+    split: str,
+    name: str,
+    image: np.ndarray,
+    labels: np.ndarray,
+    **parts: str,
+) -> None:
+    """Write an image (RGB) and its trainIds (255 void) as the data set of `card` stores them."""
+    picture, truth = (
+        card.image_path(root, split, name, **parts),
+        card.label_path(root, split, name, **parts),
+    )
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    truth.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(picture, quality=95)  # the quality matters for JPEG only
+    native = np.array(
+        [card.native_id(i) if i < len(card.classes) else card.native_id(IGNORE) for i in range(256)]
+    )
+    stored = Image.fromarray(native[labels].astype(np.uint8))
+    if card.label.encoding == "palette_png":
+        stored.putpalette(native_palette(card))
+    stored.save(truth)
+
+
+def native_palette(card: Card) -> list[int]:
+    """Colours of the label values of a palette PNG: class colours, black for void."""
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    for value, train_id in card.label.to_train_id.items():
+        colours[value] = PALETTE[train_id]
+    return colours.ravel().tolist()
+
+
+def contact_sheet(out: Path, columns: int = 5, scale: int = 2) -> Path:
+    """Write contact_sheet.png: every domain, images above their labels."""
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    colours[: len(PALETTE)] = PALETTE
+    rows = []
+    for domain in WORLDS:
+        pairs = [sample(domain, i) for i in range(columns)]
+        for strip in ([image for _, image in pairs], [colours[scene.labels] for scene, _ in pairs]):
+            rows.append(np.hstack([np.pad(tile, ((1, 1), (1, 1), (0, 0))) for tile in strip]))
+        rows[-2] = cv2.putText(
+            rows[-2].copy(),
+            domain,
+            (4, 12),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.4,
+            (255, 255, 255),
+            1,
+            cv2.LINE_AA,
+        )
+    sheet = cv2.resize(np.vstack(rows), None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+    out.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(out / "contact_sheet.png"), sheet[:, :, ::-1])
+    return out / "contact_sheet.png"
+
+
+def class_shares(root: Path, out: Path) -> Path:
+    """Write class_share.csv: percent of pixels per class (rows) and domain (columns)."""
+    shares = json.loads((root / MANIFEST).read_text())["class_share"]
+    lines = [",".join(["class", *shares])]
+    for name in next(iter(shares.values())):
+        lines.append(",".join([name, *(f"{100 * share[name]:.2f}" for share in shares.values())]))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "class_share.csv").write_text("\n".join(lines) + "\n")
+    return out / "class_share.csv"

@@ -1,0 +1,21 @@
+"""A progress bar with the time left, on a terminal only."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+@contextmanager
+def training_bar(total: int, done: int, wanted: bool) -> Iterator[Callable[[float], None]]:
+    """Gives a function to call with the loss after each step; silent unless wanted and stderr is a terminal."""
+    console = Console(stderr=True)
+    if not (wanted and console.is_terminal):
+        yield lambda loss: None
+        return
+    columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, TextColumn("loss {task.fields[loss]:.3f}"), console=console) as bar:
+        task = bar.add_task("", total=total, completed=done, loss=math.nan)
+        yield lambda loss: bar.update(task, advance=1, loss=loss)

@@ -1,0 +1,177 @@
+"""A protocol: everything that is held fixed while methods vary, read from YAML with strict keys."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from benchmarks import yaml_files
+from benchmarks.errors import UserError, closest
+from benchmarks.protocol_parts import (
+    Augment,
+    Backbone,
+    Count,
+    Domain,
+    Ema,
+    Head,
+    Index,
+    Input,
+    Placement,
+    Recipe,
+    RecipeChanges,
+    Window,
+)
+from benchmarks.yaml_files import Strict
+
+__all__ = [
+    "Augment",
+    "Backbone",
+    "Domain",
+    "Ema",
+    "Head",
+    "Input",
+    "MethodChanges",
+    "Mode",
+    "Protocol",
+    "Recipe",
+    "RecipeChanges",
+    "Window",
+    "find",
+    "load_protocol",
+]
+
+FOLDER = Path(__file__).parent / "protocols"
+
+
+class MethodChanges(Strict):
+    """What a protocol sets for one method.
+
+    Fields of the method, fields of the recipe, and on what ground.
+    """
+
+    fields: dict[str, Any] = Field(default_factory=dict)
+    recipe: RecipeChanges = RecipeChanges()
+    source: str = ""
+
+
+class Mode(Strict):
+    """A recipe mode: changes for every method, then changes per method."""
+
+    recipe: RecipeChanges = RecipeChanges()
+    methods: dict[str, MethodChanges] = Field(default_factory=dict)
+
+
+class Protocol(Strict):
+    """One written protocol; `benchmarks/protocols/*.yaml` show every field in use.
+
+    Attributes:
+        version: raised with every edit that can change a number. profile: the family a table picks
+            it by.
+        note: words printed under every table made from it. data_root: default folder of the data,
+            relative to the repository; null where the user has to say it.
+        source: training sets, concatenated. validation: held-out source. targets: unseen domains.
+        recipes: mode -> changes. methods: name -> what this protocol sets for it.
+        placements: name -> first adapted block of every method (an index, or a share of the depth
+            in 0..1).
+        selection: which evaluated iteration counts. seeds: of a full table.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+    version: Count
+    profile: str
+    task: Literal["segmentation"]
+    title: str
+    note: str = ""
+    data_root: str | None = None
+    backbone: Backbone
+    head: Head
+    source: Annotated[tuple[Domain, ...], Field(min_length=1)]
+    validation: tuple[Domain, ...] = ()
+    targets: Annotated[tuple[Domain, ...], Field(min_length=1)]
+    input: Input
+    augment: Augment
+    window: Window
+    recipe: Recipe
+    recipes: dict[str, Mode] = Field(default_factory=lambda: {"controlled": Mode()})
+    methods: dict[str, MethodChanges] = Field(default_factory=dict)
+    placements: dict[str, Placement]
+    default_placement: str
+    selection: Literal["last", "source-val"] = "last"
+    seeds: Annotated[tuple[Index, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> "Protocol":
+        if self.default_placement not in self.placements:
+            known = closest(self.default_placement, self.placements)
+            raise ValueError(
+                f"default_placement {self.default_placement!r} is not a placement{known}"
+            )
+        scored = [part.domain for part in (*self.validation, *self.targets)]
+        for name in scored:
+            if scored.count(name) > 1:
+                raise ValueError(f"domain {name!r} is scored twice; give each its own name")
+        if self.selection == "source-val" and not self.validation:
+            raise ValueError("selection source-val needs a validation domain")
+        return self
+
+    def changes_for(self, method: str, mode: str) -> MethodChanges:
+        """What this protocol sets for a method in a recipe mode, fields and recipe.
+
+        Raises:
+            UserError: the protocol does not define that mode.
+        """
+        if mode not in self.recipes:
+            raise UserError(f"{self.name}: no recipe mode {mode!r}{closest(mode, self.recipes)}")
+        every, own = self.recipes[mode], MethodChanges()
+        recipe: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
+        for part in (self.methods.get(method, own), every, every.methods.get(method, own)):
+            recipe |= part.recipe.model_dump(exclude_unset=True)
+            fields |= part.fields if isinstance(part, MethodChanges) else {}
+        return MethodChanges(fields=fields, recipe=RecipeChanges(**recipe))
+
+    def recipe_for(self, method: str, mode: str, changes: dict[str, Any] | None = None) -> Recipe:
+        """The recipe of one cell: protocol <- method <- mode <- `changes` (of the command line).
+
+        Raises:
+            UserError: unknown mode, or a change that is not a valid recipe field or value.
+        """
+        own = self.changes_for(method, mode).recipe.model_dump(mode="json", exclude_unset=True)
+        given = self.recipe.model_dump(mode="json") | own | (changes or {})
+        return yaml_files.validate(Recipe, given, f"{self.name}: recipe of {method}")
+
+
+def load_protocol(name: str | Path) -> Protocol:
+    """A protocol by its name in `benchmarks/protocols`, or by a path that ends in .yaml.
+
+    Raises:
+        UserError: unknown name, unreadable file, unknown key, wrong value, or more than one level
+            of `extends`.
+    """
+    path = find(name)
+    data = yaml_files.read(path)
+    if "extends" in data:
+        base = yaml_files.read(find(str(data.pop("extends")), path))
+        if "extends" in base:
+            raise UserError(f"{path}: extends: the base extends another file; one level is allowed")
+        data = yaml_files.merge(base, data)
+    protocol = yaml_files.validate(Protocol, data, str(path))
+    if protocol.name != path.stem:
+        raise UserError(f"{path}: name: {protocol.name!r} differs from the file's name; use one")
+    return protocol
+
+
+def find(name: str | Path, asked_by: Path | None = None) -> Path:
+    """The file of a protocol.
+
+    Raises:
+        UserError: no such protocol.
+    """
+    path = Path(name)
+    if path.suffix != ".yaml":
+        path = FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        where = f"{asked_by}: extends: " if asked_by else ""
+        known = closest(str(name), (file.stem for file in FOLDER.glob("*.yaml")))
+        raise UserError(f"{where}no protocol {str(name)!r}{known}")
+    return path

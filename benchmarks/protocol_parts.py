@@ -1,0 +1,175 @@
+"""The parts of a protocol, each with its units: backbone, head, domains, window, recipe."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, create_model, model_validator
+
+from benchmarks.yaml_files import Strict
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Index = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _is_start(value: int | float) -> int | float:
+    if value < 0 or (isinstance(value, float) and value >= 1):
+        raise ValueError(f"{value} is neither a block index (0, 1, ...) nor a share in 0..1")
+    return value
+
+
+# First adapted block: an index, or a share of the depth.
+Placement = Annotated[int | float, AfterValidator(_is_start)]
+
+
+class Backbone(Strict):
+    """The pretrained vision transformer.
+
+    Attributes:
+        name: timm model name. args: keyword arguments of `timm.create_model`.
+        weights: file, relative to `benchmarks/` or absolute, or "random". sha256: of that file.
+        features: block indices, counted from 0, whose outputs the head reads, fine to coarse.
+    """
+
+    name: str
+    args: dict[str, Any] = Field(default_factory=dict)
+    weights: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    features: tuple[Index, ...]
+
+    @model_validator(mode="after")
+    def _hash_is_stated(self) -> "Backbone":
+        if self.weights != "random" and self.sha256 is None:
+            raise ValueError("sha256 is required with weights; without, no run is reproducible")
+        return self
+
+
+class Head(Strict):
+    """Sizes (channels, counts) and loss weights of Mask2Former.
+
+    `points` are sampled per mask in the loss.
+    """
+
+    hidden: Count
+    feedforward: Count
+    encoder_layers: Count
+    decoder_layers: Count
+    attention_heads: Count
+    queries: Count
+    points: Count
+    class_weight: NotNegative = 2.0
+    mask_weight: NotNegative = 5.0
+    dice_weight: NotNegative = 5.0
+    no_object_weight: NotNegative = 0.1
+
+
+class Domain(Strict):
+    """One split of one data set.
+
+    Attributes:
+        domain: name in records and tables. card: name of a card in `datasets/`. split: a split of
+            the card.
+        size: test size (height, width) in pixels; null keeps the file's own. keep_ratio: whether
+            the image is scaled to fit into `size` instead of being stretched to it.
+        holdout: number of pairs, last in name order, that are never trained on: a source leaves
+            them out, a validation domain is exactly them. limit: at most so many pairs, first in
+            name order; null is all.
+    """
+
+    domain: str
+    card: str
+    split: str
+    size: tuple[Count, Count] | None = None
+    keep_ratio: bool = True
+    holdout: Index = 0
+    limit: Count | None = None
+
+
+class Input(Strict):
+    """Per-channel (R, G, B) mean and standard deviation of images scaled to 0..1."""
+
+    mean: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
+
+
+class Augment(Strict):
+    """Training augmentation: lengths in pixels, `max_class_share` and `flip` as shares of 1."""
+
+    short_sides: Annotated[tuple[Count, ...], Field(min_length=1)]
+    long_side_max: Count
+    crop: Count
+    max_class_share: Share
+    flip: Share
+    photometric: bool
+
+
+class Window(Strict):
+    """Sliding window of evaluation: side and stride in pixels."""
+
+    size: Count
+    stride: Count
+
+
+class Ema(Strict):
+    """Moving average of the weights.
+
+    `momentum` is the share of the new ones, from iteration `start`.
+    """
+
+    momentum: Annotated[float, Field(gt=0, le=1)]
+    start: Index
+
+
+class Recipe(Strict):
+    """How a model is trained.
+
+    Attributes:
+        iterations: optimizer steps. batch: images per step.
+        lr: peak rate of the head. backbone_lr: peak rate of the backbone, absolute.
+        weight_decay: falls to weight_decay_end over the run when its schedule is "cosine", or
+            when it is "method" and the method asks for it.
+        power: of the poly schedule. milestones: iterations from 0 at which the multistep schedule
+            divides the rate by 10. warmup: iterations of a linear rise from the share
+            `warmup_start` of the rate. clip: largest gradient norm, or null.
+        precision: Lightning's name of it. checkpoint_every: iterations.
+        evaluate_at: iterations; the last one is always evaluated.
+        threads: torch threads of one process. loader_workers: data loading processes.
+    """
+
+    iterations: Count
+    batch: Count
+    optimizer: Literal["adamw"] = "adamw"
+    lr: Positive
+    backbone_lr: Positive
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    weight_decay: NotNegative
+    weight_decay_schedule: Literal["constant", "cosine", "method"] = "constant"
+    weight_decay_end: NotNegative = 1e-5
+    schedule: Literal["poly", "multistep"] = "poly"
+    power: NotNegative = 0.9
+    milestones: tuple[Count, ...] = ()
+    warmup: Index = 0
+    warmup_start: Positive = 1e-6
+    ema: Ema | None = None
+    clip: Positive | None = None
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    checkpoint_every: Count = 100
+    evaluate_at: tuple[Count, ...] = ()
+    threads: Count = 1
+    loader_workers: Index = 0
+
+    @model_validator(mode="after")
+    def _schedule_is_complete(self) -> "Recipe":
+        if (self.schedule == "multistep") != bool(self.milestones):
+            raise ValueError("milestones belong to schedule multistep, and it needs them")
+        return self
+
+
+RecipeChanges = create_model(
+    "RecipeChanges",
+    __base__=Strict,
+    __doc__="Some fields of a `Recipe`, to be put over another one.",
+    **{name: (field.rebuild_annotation(), None) for name, field in Recipe.model_fields.items()},
+)

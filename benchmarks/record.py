@@ -1,0 +1,230 @@
+"""A record: what happened in one cell. Tables read records and nothing else."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from benchmarks.errors import UserError
+from benchmarks.yaml_files import problem
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGES = (
+    *("torch", "timm", "transformers", "lightning-fabric", "numpy", "scipy", "pydantic"),
+    *("opencv-python-headless", "opencv-python", "safetensors"),
+)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Score(_Part):
+    """One domain at one iteration.
+
+    Attributes:
+        role: held-out source ("validation") or unseen ("target").
+        metrics: name -> percent (0..100) or percent per class in class order; null where a class
+            does not occur.
+        images: number of evaluated images.
+    """
+
+    role: Literal["validation", "target"]
+    metrics: dict[str, float | list[float | None] | None]
+    images: int
+
+
+class Evaluation(_Part):
+    """All scored domains after `iteration` optimizer steps."""
+
+    iteration: int
+    domains: dict[str, Score]
+
+
+class Parameters(_Part):
+    """Numbers of parameters.
+
+    Trainable and all of the adapted backbone, and the head's (all trained).
+    """
+
+    backbone_trainable: int
+    backbone_total: int
+    head: int
+
+
+class Cost(_Part):
+    """Seconds, and peak bytes of memory while training and while evaluating (null.
+
+    Not measured).
+    """
+
+    seconds_per_step: float | None = None
+    train_seconds: float | None = None
+    evaluate_seconds: float | None = None
+    adapt_seconds: float | None = None
+    peak_train_bytes: int | None = None
+    peak_evaluate_bytes: int | None = None
+
+
+class Environment(_Part):
+    """Where a record was made: commit of the suite, versions, processors; no host names, no paths.
+
+    Attributes:
+        commit, dirty: null outside a git checkout. threads: torch threads of the process.
+    """
+
+    commit: str | None = None
+    dirty: bool | None = None
+    python: str
+    packages: dict[str, str] = Field(default_factory=dict)
+    system: str = ""
+    cpu: str = ""
+    gpu: str | None = None
+    threads: int | None = None
+
+
+class LossPoint(_Part):
+    """Training loss at one iteration; null where it was not finite."""
+
+    iteration: int
+    loss: float | None
+
+
+class Record(_Part):
+    """The outcome of one cell.
+
+    Attributes:
+        cell: the resolved cell. digest: its SHA-256. recipe: recipe mode. reason: one line, for
+            every status but done. data: domain -> fingerprint. losses: a few points.
+    """
+
+    schema_version: Literal[1] = 1
+    cell: dict[str, Any]
+    digest: str
+    protocol: str
+    protocol_version: int
+    method: str
+    label: str
+    placement: str
+    recipe: str
+    seed: int
+    status: Literal["done", "failed", "not_applicable"]
+    reason: str = ""
+    evaluations: list[Evaluation] = Field(default_factory=list)
+    parameters: Parameters | None = None
+    cost: Cost = Cost()
+    environment: Environment
+    data: dict[str, str] = Field(default_factory=dict)
+    losses: list[LossPoint] = Field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        """Put the record at `path` as JSON, whole or not at all.
+
+        Raises:
+            UserError: the folder cannot be made or the disk is full; nothing is left behind.
+        """
+        text = self.model_dump_json(indent=1) + "\n"
+        write_atomically(path, lambda file: file.write(text.encode()))
+
+    @classmethod
+    def load(cls, path: Path) -> "Record":
+        """The record at `path`.
+
+        Raises:
+            UserError: unreadable, not JSON, or not of this schema.
+        """
+        mend = "delete it and run its cell again"
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise UserError(f"{path}: record cannot be read: {error.strerror}") from None
+        except ValidationError as error:
+            raise UserError(f"{path}: not a record: {problem(error, cls)}; {mend}") from None
+
+
+def load_records(folder: Path, protocol: str, mode: str) -> list[Record]:
+    """All records of a protocol in one recipe mode below `folder`, in the order of their paths.
+
+    Raises:
+        UserError: one of them is unreadable; a table never leaves a record out silently.
+    """
+    paths = sorted((folder / protocol).glob("*/*/seed*.json"))
+    records = [Record.load(path) for path in paths]
+    return [record for record in records if record.recipe == mode]
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Make the file `path` with what `write` puts into the given binary file, whole or not at all.
+
+    Raises:
+        UserError: the system refuses (no space left, no permission); no temporary file stays.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        why = (error.strerror or str(error)).lower().removesuffix(" on device")
+        raise UserError(f"{why} while writing {path}; make room or choose another folder") from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def environment() -> Environment:
+    """The environment of this process, as records keep it."""
+    torch = sys.modules.get("torch")  # asked only where the run has imported it
+    cuda = torch is not None and torch.cuda.is_available()
+    commit = _git("rev-parse", "HEAD")
+    changes = _git("status", "--porcelain")
+    return Environment(
+        commit=commit,
+        dirty=None if changes is None or commit is None else bool(changes),
+        python=platform.python_version(),
+        packages={name: version for name in PACKAGES if (version := _version(name))},
+        system=f"{platform.system()} {platform.machine()}",
+        cpu=_cpu(),
+        gpu=torch.cuda.get_device_name() if cuda else None,
+        threads=torch.get_num_threads() if torch is not None else None,
+    )
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(REPOSITORY), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    """Name of the processor model."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,109 @@
+"""The words below a table: what is missing, how well it discriminates, and what the numbers are."""
+
+from collections.abc import Sequence
+
+from benchmarks.protocol import Protocol
+from benchmarks.record import Record
+from benchmarks.statistics import Discrimination
+
+
+def completeness(labels: Sequence[str], seeds: Sequence[int], records: Sequence[Record]) -> str:
+    """One line such as "23/24 cells, 1 failed: soma seed 2: loss not finite at step 12"."""
+    found = {(record.label, record.seed): record for record in records}
+    wanted = [(label, seed) for label in labels for seed in seeds]
+    here = [found[key] for key in wanted if key in found]
+    parts = [f"{sum(r.status == 'done' for r in here)}/{len(wanted)} cells"]
+    failed = [f"{r.label} seed {r.seed}: {r.reason}" for r in here if r.status == "failed"]
+    if failed:
+        parts.append(f"{len(failed)} failed: {'; '.join(failed)}")
+    refused = [r for r in here if r.status == "not_applicable"]
+    if refused:
+        reasons = dict.fromkeys(f"{r.label}: {r.reason}" for r in refused)
+        parts.append(f"{len(refused)} not applicable: {'; '.join(reasons)}")
+    missing = [key for key in wanted if key not in found]
+    if missing:
+        by_label: dict[str, list[str]] = {}
+        for label, seed in missing:
+            by_label.setdefault(label, []).append(str(seed))
+        rows = [f"{label} seed {', '.join(numbers)}" for label, numbers in by_label.items()]
+        parts.append(f"{len(missing)} missing: {'; '.join(rows)}")
+    return ", ".join(parts)
+
+
+def discrimination(found: Discrimination | None) -> str:
+    """One line: spread of method means over seed noise, and rank agreement between seeds."""
+    if found is None:
+        return "discrimination on Avg: - (fewer than two methods with records)"
+    spread = f"spread of method means {found.spread:.2f}"
+    noise = "-" if found.seed_sd is None else f"{found.seed_sd:.2f}"
+    ratio = "-" if found.ratio is None else f"{found.ratio:.1f}"
+    tau = "-" if found.tau is None else f"{found.tau:.2f} (mean of {found.pairs} pairs of seeds)"
+    return (
+        f"discrimination on Avg: {spread} / median seed sd {noise} = {ratio}; "
+        f"Kendall tau between rankings of single seeds {tau}"
+    )
+
+
+def notes(
+    protocol: Protocol, mode: str, rules: Sequence[str], records: Sequence[Record], left_out: int
+) -> list[str]:
+    """What a reader has to know about the numbers, one line each.
+
+    `records` are those shown; `left_out` is how many others of this protocol are not.
+    """
+    lines = [protocol.note] if protocol.note else []
+    lines.append(f"protocol {protocol.name} version {protocol.version}: {protocol.title}")
+    lines.append(
+        "mean ± sample standard deviation over n seeds, percent; Avg is taken per seed first; "
+        "differences are paired by seed with a 95 % t interval, bold where it excludes 0"
+    )
+    lines.append(f"test size (height x width): {', '.join(_size(d) for d in protocol.targets)}")
+    rule = f"model selection: {', '.join(rules)}"
+    if "target-oracle" in rules:
+        rule += " (target-oracle picks on the test domains: an upper bound, not a result)"
+    lines.append(rule)
+    lines.append(f"recipe mode: {mode}; {_differences(protocol, records)}")
+    heads = sorted({record.parameters.head for record in records if record.parameters})
+    if heads:
+        sizes = ", ".join(f"{head:,}" for head in heads)
+        lines.append(f"head: {sizes} parameters, trained in every row, not counted as trainable")
+    lines += _machines(records)
+    if left_out:
+        lines.append(f"{left_out} other records of this protocol (seed or method) are not shown")
+    return lines
+
+
+def _size(domain: object) -> str:
+    size = f"{domain.size[0]}x{domain.size[1]}" if domain.size else "native"
+    return f"{domain.domain} {size}{'' if domain.keep_ratio else ' (stretched)'}"
+
+
+def _differences(protocol: Protocol, records: Sequence[Record]) -> str:
+    """Where the recipe of a row, as recorded, differs from the protocol's."""
+    common = protocol.recipe.model_dump(mode="json")
+    by_label: dict[str, list[str]] = {}
+    for record in records:
+        recipe = record.cell.get("recipe", {})
+        changed = [f"{k} {v}" for k, v in recipe.items() if common.get(k) != v]
+        fields = protocol.changes_for(record.method, record.recipe).fields
+        changed += [f"{name} {value}" for name, value in fields.items()]
+        if changed:
+            by_label[record.label] = changed
+    if not by_label:
+        return "the same recipe in every row"
+    rows = "; ".join(f"{label}: {', '.join(by_label[label])}" for label in sorted(by_label))
+    return f"differences between rows: {rows}"
+
+
+def _machines(records: Sequence[Record]) -> list[str]:
+    """Processors behind the seconds per step, and the commits behind the records."""
+    done = [record.environment for record in records if record.status == "done"]
+    if not done:
+        return []
+    machines = sorted({f"{e.gpu or e.cpu}, {e.threads or '?'} thread(s)" for e in done})
+    commits = sorted({(e.commit or "unknown")[:10] for e in done})
+    line = (
+        f"s/step measured on {' and '.join(machines)}; records made at commit {', '.join(commits)}"
+    )
+    dirty = sum(bool(e.dirty) for e in done)
+    return [line + (f", {dirty} of {len(done)} with uncommitted changes" if dirty else "")]

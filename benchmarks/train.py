@@ -1,0 +1,128 @@
+"""The one training loop. It knows no task and no method."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from benchmarks.checkpoint import Checkpoint, History, State
+from benchmarks.progress import training_bar
+from benchmarks.protocol import Recipe
+from benchmarks.recipe import AdamW, Average, set_rates
+from benchmarks.seeding import torch_seed
+
+Batch = dict[str, torch.Tensor]
+
+
+class NotFinite(Exception):
+    """Training cannot go on: after `iteration` steps something is NaN or infinite, for this `reason`."""
+
+    def __init__(self, iteration: int, reason: str) -> None:
+        """Say it as one line."""
+        super().__init__(f"iteration {iteration}: {reason}")
+        self.iteration, self.reason = iteration, reason
+
+
+class Training:
+    """A model on its way through a recipe; `train` drives it."""
+
+    def __init__(
+        self, model: nn.Module, optimizer: AdamW, recipe: Recipe, seed: int, fabric: Fabric
+    ) -> None:
+        """Take a model that is on the fabric's device, and its optimizer."""
+        self.recipe, self.seed, self.fabric = recipe, seed, fabric
+        self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        ema = recipe.ema
+        average = Average(self.trainable, ema.momentum, ema.start) if ema else None
+        self.state = State(model, optimizer, average, fabric.strategy.precision)
+        self._model, self._optimizer = (
+            fabric.setup_module(model),
+            fabric.setup_optimizers(optimizer),
+        )
+
+    def step(self, batches: Iterator[Batch]) -> float:
+        """One iteration on the next batch; returns the loss."""
+        started, state, recipe = time.perf_counter(), self.state, self.recipe
+        iteration = state.history.iteration
+        batch = self.fabric.to_device(next(batches))
+        set_rates(state.optimizer, recipe, iteration)
+        torch.manual_seed(torch_seed(self.seed, "loss", iteration))
+        losses = self._model(batch)
+        total = sum(losses.values())
+        loss = total.item()
+        if not math.isfinite(loss):
+            parts = ", ".join(f"{name} {part.item():.4g}" for name, part in losses.items())
+            raise NotFinite(iteration, f"the loss is {loss} ({parts})")
+        state.optimizer.zero_grad()
+        self.fabric.backward(total)
+        if recipe.clip is not None:
+            model, optimizer = self._model, self._optimizer
+            # A gradient that is not finite shows in the next loss; with a loss scale it is normal.
+            self.fabric.clip_gradients(
+                model, optimizer, max_norm=recipe.clip, error_if_nonfinite=False
+            )
+        self._optimizer.step()
+        if state.average:
+            state.average.update(iteration + 1)
+        state.history.iteration += 1
+        state.history.losses.append(loss)
+        state.history.seconds.append(time.perf_counter() - started)
+        return loss
+
+    def evaluate(self, evaluate: Callable[[int], Any]) -> None:
+        """Score the weights as they would be kept now: averaged, if the recipe averages."""
+        state, iteration = self.state, self.state.history.iteration
+        if not all(parameter.isfinite().all() for parameter in self.trainable):
+            raise NotFinite(iteration, "a trained parameter is not finite")
+        state.model.eval()
+        averaged = state.average.swapped_in() if state.average else nullcontext()
+        with averaged, torch.no_grad(), self.fabric.autocast():
+            state.history.evaluations[iteration] = evaluate(iteration)
+        state.model.train()
+
+
+def train(
+    training: Training,
+    batches: Callable[[int], Iterator[Batch]],
+    evaluate: Callable[[int], Any],
+    checkpoint: Checkpoint,
+    progress: bool = False,
+) -> History:
+    """Train to the end of the recipe, from the checkpoint where there is one.
+
+    A run that was cut off and resumed ends with the same bits as one that was not. On return the model
+    holds the weights that were scored last, averaged if the recipe averages.
+
+    Args:
+        batches: first iteration -> the batches from there on.
+        evaluate: iteration -> result, of plain values. Called at `recipe.evaluate_at` and at the end,
+            after a checkpoint: a run that is cut off meanwhile repeats it.
+
+    Raises:
+        NotFinite: the loss or a trained parameter is NaN or infinite.
+        UserError: the checkpoint belongs to another cell or cannot be written.
+    """
+    state, recipe = training.state, training.recipe
+    scored_at = {*recipe.evaluate_at, recipe.iterations}
+    saved_at = {*range(0, recipe.iterations, recipe.checkpoint_every), *scored_at}
+    checkpoint.restore(state)
+    history = state.history
+    remaining = batches(history.iteration)
+    state.model.train()
+    with training_bar(recipe.iterations, history.iteration, progress) as advance:
+        while True:
+            if history.iteration in scored_at - history.evaluations.keys():
+                training.evaluate(evaluate)
+            if history.iteration == recipe.iterations:
+                break
+            advance(training.step(remaining))
+            if history.iteration in saved_at:
+                checkpoint.save(state)
+    if state.average:
+        state.average.swap()
+    return history

@@ -1,0 +1,157 @@
+"""What the methods need to know about a ViT: its blocks, the roles of its linears, q, k, v apart.
+
+A ViT is anything with timm's structure: `vit.blocks`, in each block an `attn` with a fused `qkv` or
+with three projections. Names of modules and parameters are those of `named_modules()`.
+"""
+
+import re
+
+import torch
+from torch import Tensor, nn
+
+
+class NotApplicable(Exception):
+    """The backbone lacks what the method needs; the message says what."""
+
+
+# Leaf name -> role. EVA names its projections apart and gates the first linear of its MLP.
+ROLES = {role: role for role in ("q", "k", "v", "proj", "fc1", "fc2")} | {
+    "q_proj": "q",
+    "k_proj": "k",
+    "v_proj": "v",
+    "fc1_g": "fc1",
+    "fc1_x": "fc1",
+}
+_IN_BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
+
+
+def depth(vit: nn.Module) -> int:
+    """Number of blocks."""
+    return len(vit.blocks)
+
+
+def block_index(name: str) -> int | None:
+    """Block that the parameter or module `name` lies in; None outside the blocks."""
+    found = _IN_BLOCK.search(name)
+    return int(found[1]) if found else None
+
+
+def parameter_role(name: str) -> str | None:
+    """Role (q, k, v, proj, fc1, fc2) of the linear in a block that owns the parameter `name`."""
+    if block_index(name) is None:
+        return None  # patch_embed.proj is no projection of an attention
+    return ROLES.get(name.split(".")[-2])
+
+
+def prefix_tokens(vit: nn.Module) -> int:
+    """Number of class and register tokens that stand before the patch tokens.
+
+    Raises:
+        NotApplicable: the backbone keeps its tokens as a grid, with none before them.
+    """
+    if "token_sequence" not in provides(vit):
+        raise NotApplicable(f"{type(vit).__name__} does not pass a token sequence through its blocks")
+    return vit.num_prefix_tokens
+
+
+def provides(vit: nn.Module) -> frozenset[str]:
+    """What a method can ask for in `needs`: "token_sequence" (blocks see B x tokens x width)."""
+    return frozenset({"token_sequence"} if hasattr(vit, "num_prefix_tokens") else ())
+
+
+def comes_before(vit: nn.Module, name: str, block: int) -> bool:
+    """Whether the parameter `name` acts before `block`: in an earlier block or in the embeddings.
+
+    With `block` 0 nothing does: all of the backbone is adapted, embeddings included. `mask_token`
+    counts as no embedding, since no image passes through it after pre-training.
+    """
+    index = block_index(name)
+    if index is not None:
+        return index < block
+    children = [child for child, _ in vit.named_children()]
+    after = children[children.index("blocks") + 1 :]  # final norm, heads
+    return block > 0 and name != "mask_token" and name.split(".")[0] not in after
+
+
+def linears(vit: nn.Module) -> list[tuple[str, int, str, nn.Linear]]:
+    """(full name, block index, role, module) of every linear with a role, in the order of the blocks.
+
+    Leaf names match exactly and inside blocks only. A fused `qkv` has no role: see `split_qkv`.
+    """
+    return [
+        (f"blocks.{index}.{path}", index, ROLES[leaf], module)
+        for index, block in enumerate(vit.blocks)
+        for path, module in block.named_modules()
+        if (leaf := path.rpartition(".")[2]) in ROLES and isinstance(module, nn.Linear)
+    ]
+
+
+def replace_module(vit: nn.Module, name: str, module: nn.Module) -> None:
+    """Put `module` in the place of the one called `name`."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(vit.get_submodule(parent), leaf, module)
+
+
+class SplitQKV(nn.Module):
+    """Three linears in the place of a fused `qkv`; the output is their concatenation."""
+
+    def __init__(self, q: nn.Linear, k: nn.Linear, v: nn.Linear) -> None:
+        super().__init__()
+        self.q, self.k, self.v = q, k, v
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., 3 x out), in the layout of the fused linear."""
+        return torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
+
+
+def split_qkv(vit: nn.Module) -> None:
+    """Split each fused `attn.qkv` in place; keys become `attn.qkv.q.weight` and so on.
+
+    A low-rank update of the fused 3d x d matrix shares one input factor among q, k and v, and the
+    loudest of the three owns its leading singular directions (SoMA's conversion script splits too).
+    A backbone that is split already, or has three projections of its own, stays as it is.
+
+    Raises:
+        NotApplicable: the biases of q and v lie outside the fused linear (first EVA models).
+    """
+    for index, block in enumerate(vit.blocks):
+        fused = getattr(block.attn, "qkv", None)
+        if not isinstance(fused, nn.Linear):
+            continue
+        if getattr(block.attn, "q_bias", None) is not None:
+            raise NotApplicable(f"blocks.{index}.attn keeps its biases apart from qkv: no split")
+        weights = fused.weight.detach().chunk(3)
+        biases = (None,) * 3 if fused.bias is None else fused.bias.detach().chunk(3)
+        parts = [
+            linear_of(weight.clone(), None if bias is None else bias.clone(), like=fused)
+            for weight, bias in zip(weights, biases, strict=True)
+        ]
+        block.attn.qkv = SplitQKV(*parts)
+
+
+def merge_qkv(vit: nn.Module) -> None:
+    """Inverse of `split_qkv`, bit for bit.
+
+    Raises:
+        ValueError: an adapter sits on q, k or v; fold the method first.
+    """
+    for index, block in enumerate(vit.blocks):
+        split = getattr(block.attn, "qkv", None)
+        if not isinstance(split, SplitQKV):
+            continue
+        parts = [split.q, split.k, split.v]
+        if any(type(part) is not nn.Linear for part in parts):
+            raise ValueError(f"blocks.{index}.attn.qkv carries an adapter: fold it before merging")
+        weight = torch.cat([part.weight.detach() for part in parts])
+        biased = split.q.bias is not None
+        bias = torch.cat([part.bias.detach() for part in parts]) if biased else None
+        block.attn.qkv = linear_of(weight, bias, like=split.q)
+
+
+def linear_of(weight: Tensor, bias: Tensor | None, like: nn.Linear) -> nn.Linear:
+    """A linear around these tensors, with the flags (training, requires_grad) of `like`."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=like.weight.requires_grad)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias, requires_grad=like.bias.requires_grad)
+    return linear.train(like.training)

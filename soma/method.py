@@ -1,0 +1,101 @@
+"""What a method of adaptation is, and how it is applied to a backbone."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+from torch import nn
+
+from soma.backbone import NotApplicable, comes_before, depth, provides
+
+__all__ = ["Method", "NotApplicable", "NotFoldable", "adapt"]
+
+
+class NotFoldable(Exception):
+    """The adapted backbone has no plain form; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A way to adapt a pretrained ViT. The fields are its hyper-parameters.
+
+    A method overrides what differs: `trains` alone for full, freeze or bias tuning, `attach` and
+    `fold` where modules are added. It never asks for protocol, domain or task.
+
+    Attributes:
+        source: paper, code and commit that the definition was read from.
+        needs: what the backbone must provide (see `soma.backbone.provides`).
+        exact_start: the output equals the pretrained one before training.
+        annealed_decay: the method's own recipe lets weight decay fall on a cosine.
+        start_block: first adapted block; a float in (0, 1) is a share of the depth. Everything before
+            it stays frozen, the embeddings too where it is not 0.
+    """
+
+    source: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    exact_start: ClassVar[bool] = True
+    annealed_decay: ClassVar[bool] = False
+
+    start_block: int | float = 0
+
+    def __post_init__(self) -> None:
+        start = self.start_block
+        is_share = isinstance(start, float) and 0 <= start < 1
+        is_index = isinstance(start, int) and not isinstance(start, bool) and start >= 0
+        if not (is_share or is_index):
+            raise ValueError(f"start_block {start!r}: expected a block index or a share in (0, 1)")
+
+    def first_block(self, vit: nn.Module) -> int:
+        """Index of the first adapted block, rounded where `start_block` is a share of the depth.
+
+        Raises:
+            ValueError: the backbone has no such block.
+        """
+        blocks, start = depth(vit), self.start_block
+        index = int(start * blocks + 0.5) if isinstance(start, float) else start
+        if index >= blocks:
+            raise ValueError(f"start_block {start!r}: the backbone has {blocks} blocks")
+        return index
+
+    def placed(self, vit: nn.Module) -> Self:
+        """The same method with `start_block` as an index for this backbone."""
+        return replace(self, start_block=self.first_block(vit))
+
+    def attach(self, vit: nn.Module) -> None:
+        """Add modules or hooks in place. Names of pretrained parameters must not change."""
+
+    def attach_empty(self, vit: nn.Module) -> None:
+        """Add the same modules without initialising them: their values come from a file."""
+        self.attach(vit)
+
+    def trains(self, name: str) -> bool:
+        """Whether the pretrained parameter `name` learns."""
+        return False
+
+    def fold(self, vit: nn.Module) -> None:
+        """Turn the adapted backbone back into a plain one with the keys it had, in place.
+
+        Raises:
+            NotFoldable: there is no plain form.
+        """
+        if type(self).attach is not Method.attach:
+            raise NotFoldable(f"{type(self).__name__} adds modules and defines no fold")
+
+    def decay(self, name: str) -> str:
+        """Where weight decay pulls the parameter: "to_zero", "none" or "to_init"."""
+        return "to_zero"
+
+
+def adapt[M: Method](method: M, vit: nn.Module) -> M:
+    """Attach the method and decide what learns; call it after the pretrained weights are in.
+
+    New parameters learn. Pretrained ones learn where the method says so, from `start_block` on.
+    Random draws come from torch's global generator: seed it before.
+
+    Returns:
+        The method with `start_block` as an index for this backbone.
+
+    Raises:
+        NotApplicable: the backbone lacks what the method needs; it is unchanged then.
+        ValueError: a field does not fit this backbone.
+    """
+    return _apply(method, vit, empty=False)

@@ -1,0 +1,111 @@
+"""The mini worlds: deterministic, in the real layouts, every class present, boxes kept."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.cards import load_card
+from benchmarks.errors import UserError
+from benchmarks.mini import worlds
+from benchmarks.mini.scenes import sample_scene
+from benchmarks.mini.worlds import WORLDS, World, render_worlds, sample
+from benchmarks.segmentation.data import read_pair
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worlds, "WORLDS", {d: World(w.split, 3) for d, w in WORLDS.items()})
+
+
+@pytest.mark.usefixtures("few")
+def test_rendered_twice_is_bit_identical(tmp_path: Path) -> None:
+    one, two = (render_worlds(tmp_path / name) for name in ("one", "two"))
+    manifests = [json.loads((root / "manifest.json").read_text()) for root in (one, two)]
+    assert manifests[0] == manifests[1]
+    for name, digest in manifests[0]["files"].items():
+        assert hashlib.sha256((two / name).read_bytes()).hexdigest() == digest
+
+
+@pytest.mark.usefixtures("few")
+def test_another_seed_renders_other_images(tmp_path: Path) -> None:
+    one, two = render_worlds(tmp_path / "one", seed=1), render_worlds(tmp_path / "two", seed=2)
+    name = "gtav/images/00001.png"
+    assert (one / name).read_bytes() != (two / name).read_bytes()
+
+
+@pytest.mark.usefixtures("few")
+def test_rendering_again_keeps_the_files(tmp_path: Path) -> None:
+    root = render_worlds(tmp_path / "mini")
+    before = (root / "manifest.json").stat().st_mtime_ns
+    assert (render_worlds(root) / "manifest.json").stat().st_mtime_ns == before
+    (root / "gtav/images/00002.png").unlink()
+    render_worlds(root)
+    assert (root / "gtav/images/00002.png").is_file()
+
+
+@pytest.mark.usefixtures("few")
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="no mini worlds"):
+        render_worlds(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("domain", WORLDS)
+def test_loaders_read_back_what_was_drawn(domain: str, tmp_path: Path) -> None:
+    root = render_worlds(tmp_path / "mini")
+    card = load_card(domain)
+    pairs = card.pairs(root, WORLDS[domain].split)
+    drawn = {scene.labels.tobytes() for scene, _ in (sample(domain, i) for i in range(3))}
+    read = [read_pair(pair, card.label_table()) for pair in pairs]
+    assert {labels.astype(np.uint8).tobytes() for _, labels in read} == drawn
+    assert {image.shape for image, _ in read} == {(96, 160, 3)}
+
+
+def test_every_class_occurs_often_enough_in_every_domain() -> None:
+    for domain in WORLDS:
+        seen = np.zeros(256)
+        for index in range(60):
+            seen[np.unique(sample(domain, index)[0].labels)] += 1
+        assert seen[:19].min() >= 15, (domain, seen[:19])
+
+
+def test_domains_share_geometry_and_differ_in_appearance() -> None:
+    road, light = {}, {}
+    for domain in WORLDS:
+        pairs = [sample(domain, index) for index in range(60)]
+        road[domain] = np.mean([(scene.labels == 0).mean() for scene, _ in pairs])
+        light[domain] = np.mean([image.std(axis=2).mean() for _, image in pairs])  # colourfulness
+    assert max(road.values()) - min(road.values()) < 0.03
+    assert light["gtav"] > 1.5 * light["cityscapes"]
+
+
+def test_boxes_enclose_the_visible_pixels_of_their_class() -> None:
+    scene = sample_scene(np.random.default_rng(5))
+    boxes = scene.boxes()
+    assert boxes
+    for box in boxes:
+        x1, y1, x2, y2 = box["box"]
+        assert 0 <= x1 < x2 <= 160
+        assert 0 <= y1 < y2 <= 96
+        inside = (scene.labels[y1:y2, x1:x2] == box["train_id"]).sum()
+        assert box["pixels"] <= inside
+        assert 11 <= box["train_id"] <= 18
+        assert box["full_box"][0] <= x1 + 1.5
+        assert box["full_box"][2] >= x2 - 1.5
+
+
+def test_no_space_left_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: None
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(worlds, "write_pair", full)
+    with pytest.raises(UserError, match="No space left"):
+        render_worlds(tmp_path / "mini")
+    assert not list(tmp_path.iterdir())
