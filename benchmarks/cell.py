@@ -52,6 +52,10 @@ class Cell:
         """The method of this cell, not yet attached to anything."""
         return make_method(self.method, self.fields)
 
+    def reading(self, data: Mapping[str, str]) -> "Cell":
+        """The same cell on data with these fingerprints (domain -> fingerprint)."""
+        return dataclasses.replace(self, data=dict(data))
+
     @cached_property
     def resolved(self) -> dict[str, Any]:
         """Everything that decides the numbers of this cell, as plain JSON values; no paths."""

@@ -5,6 +5,7 @@ On disk it is written whole or not at all, and resumed by the cell that wrote it
 
 import logging
 import pickle
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -27,8 +28,8 @@ class History:
     """What a run has done so far.
 
     Attributes:
-        iteration: steps done. losses, seconds: of each step; the time of a step holds the wait for its
-            batch, and neither evaluation nor checkpoint. evaluations: iteration -> result.
+        iteration: steps done. losses, seconds: of each step; the time of a step holds the wait for
+            its batch, and neither evaluation nor checkpoint. evaluations: iteration -> result.
     """
 
     iteration: int = 0
@@ -36,10 +37,16 @@ class History:
     seconds: list[float] = field(default_factory=list)
     evaluations: dict[int, Any] = field(default_factory=dict)
 
+    def add(self, loss: float, seconds: float) -> None:
+        """Count a step."""
+        self.iteration += 1
+        self.losses.append(loss)
+        self.seconds.append(seconds)
+
     @property
-    def seconds_per_step(self) -> float:
-        """Median time of a step, the first few left out where there are more."""
-        return median(self.seconds[WARM_STEPS:] or self.seconds)
+    def seconds_per_step(self) -> float | None:
+        """Median time of a step, the first few left out where there are more; None of no step."""
+        return median(self.seconds[WARM_STEPS:] or self.seconds) if self.seconds else None
 
 
 @dataclass
@@ -51,6 +58,10 @@ class State:
     average: Average | None
     precision: Precision  # of the fabric: holds the loss scale of 16-bit training
     history: History = field(default_factory=History)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The model holds the averaged weights inside, if they are averaged at all."""
+        return self.average.swapped_in() if self.average else nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only, so that it can be loaded without unpickling code."""
@@ -98,8 +109,8 @@ class Checkpoint:
     def restore(self, state: State) -> None:
         """Bring `state` to where the file was written; without a file that can be read, leave it.
 
-        A file that cannot be read costs only time, so the run starts anew and says so. One of another
-        cell is refused: to go on would overwrite what may be days of work.
+        A file that cannot be read costs only time, so the run starts anew and says so. One of
+        another cell is refused: to go on would overwrite what may be days of work.
 
         Raises:
             UserError: the checkpoint was written by a cell with another digest.

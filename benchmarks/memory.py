@@ -23,7 +23,6 @@ class PeakMemory:
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Measure torch's memory on a CUDA `device`, else that of this process."""
         self.device = device
         self.peaks: dict[str, int | None] = {}
         self._phase: str | None = None

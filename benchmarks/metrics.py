@@ -37,7 +37,7 @@ def iou(matrix: np.ndarray) -> np.ndarray:
     matrix = matrix.astype(np.int64)
     hits = np.diag(matrix)
     union = matrix.sum(0) + matrix.sum(1) - hits
-    return 100.0 * np.divide(hits, union, out=np.full(len(union), np.nan), where=union > 0)
+    return np.divide(100.0 * hits, union, out=np.full(len(union), np.nan), where=union > 0)
 
 
 def summary(matrix: np.ndarray) -> dict[str, float | list[float | None]]:

@@ -10,7 +10,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextmanager
 def training_bar(total: int, done: int, wanted: bool) -> Iterator[Callable[[float], None]]:
-    """Gives a function to call with the loss after each step; silent unless wanted and stderr is a terminal."""
+    """Gives a function to call with the loss after each step.
+
+    Silent unless the bar is `wanted` and stderr is a terminal.
+    """
     console = Console(stderr=True)
     if not (wanted and console.is_terminal):
         yield lambda loss: None

@@ -1,8 +1,8 @@
 """What a recipe does to the weights: parameter groups, schedules, weight decay, weight averaging.
 
 Schedules are pure functions of the iteration, so that a resumed run needs no scheduler state. They
-follow mmengine's schedulers, which the official SoMA and Rein configs use; `tests/data/schedules.csv`
-holds what mmengine computed for five of those configs.
+follow mmengine's schedulers, which the official SoMA and Rein configs use;
+`tests/data/schedules.csv` holds what mmengine computed for five of those configs.
 """
 
 import math
@@ -48,7 +48,7 @@ def learning_rate_share(recipe: Recipe, iteration: int) -> float:
 
 
 def annealed(base: float, end: float, iteration: int, iterations: int) -> float:
-    """Weight decay on a half cosine from `base` to `end`; from 0 it rises to `end`, as in mmengine."""
+    """Weight decay on a half cosine from `base` to `end`; from 0 it rises, as in mmengine."""
     angle = math.pi * iteration / iterations / 2
     return base * math.cos(angle) ** 2 + end * math.sin(angle) ** 2
 
@@ -75,8 +75,8 @@ def set_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, iteration: int) 
 class AdamW(torch.optim.AdamW):
     """AdamW in which the decay of a group with a `start` pulls towards that start, not towards 0.
 
-    `start` is a list of tensors like the group's parameters. It is a part of the state dict, so that
-    a resumed run decays towards the same values.
+    `start` is a list of tensors like the group's parameters. It is a part of the state dict, so
+    that a resumed run decays towards the same values.
     """
 
     @torch.no_grad()
@@ -106,11 +106,15 @@ def make_optimizer(model: nn.Module, recipe: Recipe, rules: Mapping[str, str]) -
     """AdamW over exactly the parameters that require gradients.
 
     Args:
-        model: parameters under `backbone.` learn with `recipe.backbone_lr`, all others with `recipe.lr`.
+        model: parameters under `backbone.` learn with `recipe.backbone_lr`, all others with
+            `recipe.lr`.
         recipe: rates, betas, eps and weight decay.
-        rules: full parameter name -> "to_zero", "none" or "to_init", where a method has its own rule.
-            Without one, parameters of norm layers, embeddings and level embeddings do not decay (as in
-            the official configs) and all others, biases included, decay towards zero.
+        rules: full parameter name -> "to_zero", "none" or "to_init", where a method has its own
+            rule. Without one, parameters of norm layers, embeddings and level embeddings do not
+            decay (as in the official configs); all others, biases included, decay towards zero.
+
+    Raises:
+        ValueError: a rule is none of those three.
     """
     groups: dict[tuple[str, str], list[nn.Parameter]] = {}
     for name, parameter, owner in _owned_parameters(model):
@@ -160,6 +164,12 @@ def _owned_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.
 def _default_rule(name: str, owner: nn.Module) -> str:
     undecayed = isinstance(owner, (*_NORMS, nn.Embedding)) or name.endswith("level_embed")
     return "none" if undecayed else "to_zero"
+
+
+def make_average(parameters: list[nn.Parameter], recipe: Recipe) -> "Average | None":
+    """The moving average that a recipe asks for."""
+    ema = recipe.ema
+    return Average(parameters, ema.momentum, ema.start) if ema else None
 
 
 class Average:

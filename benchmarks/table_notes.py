@@ -45,7 +45,12 @@ def discrimination(found: Discrimination | None) -> str:
 
 
 def notes(
-    protocol: Protocol, mode: str, rules: Sequence[str], records: Sequence[Record], left_out: int
+    protocol: Protocol,
+    metric: str,
+    mode: str,
+    rules: Sequence[str],
+    records: Sequence[Record],
+    left_out: int,
 ) -> list[str]:
     """What a reader has to know about the numbers, one line each.
 
@@ -54,7 +59,7 @@ def notes(
     lines = [protocol.note] if protocol.note else []
     lines.append(f"protocol {protocol.name} version {protocol.version}: {protocol.title}")
     lines.append(
-        "mean ± sample standard deviation over n seeds, percent; Avg is taken per seed first; "
+        f"{metric} in percent: mean ± sample standard deviation over n seeds, Avg per seed first; "
         "differences are paired by seed with a 95 % t interval, bold where it excludes 0"
     )
     lines.append(f"test size (height x width): {', '.join(_size(d) for d in protocol.targets)}")

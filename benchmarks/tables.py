@@ -121,7 +121,10 @@ def build(
         headings={**spec.domains, AVERAGE: "Avg", SOURCE: "source, held out"},
         reference=view.reference,
         blocks=tuple(blocks),
-        notes=(*table_notes.notes(protocol, request.mode, rules, shown, left_out), *remarks),
+        notes=(
+            *table_notes.notes(protocol, spec.metric, request.mode, rules, shown, left_out),
+            *remarks,
+        ),
         footnotes=_used(published, labels),
         against=against is not None,
     )

@@ -35,7 +35,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """One booktabs tabular per block, notes as a list below; needs \\usepackage{booktabs}."""
+    """One booktabs tabular per block, notes as a list below; needs the package booktabs."""
     parts = [f"% {table.title}"]
     for block in table.blocks:
         headings, rows = _cells(table, block)
@@ -106,7 +106,7 @@ def _cells(table: Table, block: Block) -> tuple[list[str], list[list[str]]]:
     if published:
         headings.append(f"published {' / '.join(table.headings[key] for key in published)}")
     if table.against:
-        headings.append("reference")
+        headings.append("against committed records")
     rows = []
     for row in block.rows:
         cells = [row.label, str(row.n)]
@@ -115,7 +115,7 @@ def _cells(table: Table, block: Block) -> tuple[list[str], list[list[str]]]:
         cells.append(_or_state(row, None if seconds is None else f"{seconds:.3f}"))
         cells += [_or_state(row, _score(row.scores[key])) for key in table.headings]
         same = row.label == table.reference
-        cells.append("(reference row)" if same else _or_state(row, _versus(row.difference)))
+        cells.append("(baseline)" if same else _or_state(row, _versus(row.difference)))
         if published:
             cells.append(_published(row, published))
         if table.against:

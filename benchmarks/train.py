@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,44 +12,39 @@ from torch import nn
 from benchmarks.checkpoint import Checkpoint, History, State
 from benchmarks.progress import training_bar
 from benchmarks.protocol import Recipe
-from benchmarks.recipe import AdamW, Average, set_rates
+from benchmarks.recipe import AdamW, make_average, set_rates
 from benchmarks.seeding import torch_seed
 
 Batch = dict[str, torch.Tensor]
 
 
 class NotFinite(Exception):
-    """Training cannot go on: after `iteration` steps something is NaN or infinite, for this `reason`."""
+    """Training cannot go on: after `iteration` steps something is NaN or infinite."""
 
     def __init__(self, iteration: int, reason: str) -> None:
-        """Say it as one line."""
         super().__init__(f"iteration {iteration}: {reason}")
         self.iteration, self.reason = iteration, reason
 
 
 class Training:
-    """A model on its way through a recipe; `train` drives it."""
+    """A model, on the device of `fabric`, on its way through a recipe; `train` drives it."""
 
     def __init__(
         self, model: nn.Module, optimizer: AdamW, recipe: Recipe, seed: int, fabric: Fabric
     ) -> None:
-        """Take a model that is on the fabric's device, and its optimizer."""
         self.recipe, self.seed, self.fabric = recipe, seed, fabric
+        self.steps_here = 0  # in this process, while the history counts those of the whole run
         self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        ema = recipe.ema
-        average = Average(self.trainable, ema.momentum, ema.start) if ema else None
+        average = make_average(self.trainable, recipe)
         self.state = State(model, optimizer, average, fabric.strategy.precision)
-        self._model, self._optimizer = (
-            fabric.setup_module(model),
-            fabric.setup_optimizers(optimizer),
-        )
+        self._model = fabric.setup_module(model)
+        self._optimizer = fabric.setup_optimizers(optimizer)
 
     def step(self, batches: Iterator[Batch]) -> float:
         """One iteration on the next batch; returns the loss."""
-        started, state, recipe = time.perf_counter(), self.state, self.recipe
-        iteration = state.history.iteration
+        started, state, iteration = time.perf_counter(), self.state, self.state.history.iteration
         batch = self.fabric.to_device(next(batches))
-        set_rates(state.optimizer, recipe, iteration)
+        set_rates(state.optimizer, self.recipe, iteration)
         torch.manual_seed(torch_seed(self.seed, "loss", iteration))
         losses = self._model(batch)
         total = sum(losses.values())
@@ -60,18 +54,15 @@ class Training:
             raise NotFinite(iteration, f"the loss is {loss} ({parts})")
         state.optimizer.zero_grad()
         self.fabric.backward(total)
-        if recipe.clip is not None:
-            model, optimizer = self._model, self._optimizer
+        if self.recipe.clip is not None:
             # A gradient that is not finite shows in the next loss; with a loss scale it is normal.
-            self.fabric.clip_gradients(
-                model, optimizer, max_norm=recipe.clip, error_if_nonfinite=False
-            )
+            limit = {"max_norm": self.recipe.clip, "error_if_nonfinite": False}
+            self.fabric.clip_gradients(self._model, self._optimizer, **limit)
         self._optimizer.step()
         if state.average:
             state.average.update(iteration + 1)
-        state.history.iteration += 1
-        state.history.losses.append(loss)
-        state.history.seconds.append(time.perf_counter() - started)
+        self.steps_here += 1
+        state.history.add(loss, time.perf_counter() - started)
         return loss
 
     def evaluate(self, evaluate: Callable[[int], Any]) -> None:
@@ -80,8 +71,7 @@ class Training:
         if not all(parameter.isfinite().all() for parameter in self.trainable):
             raise NotFinite(iteration, "a trained parameter is not finite")
         state.model.eval()
-        averaged = state.average.swapped_in() if state.average else nullcontext()
-        with averaged, torch.no_grad(), self.fabric.autocast():
+        with state.averaged(), torch.no_grad(), self.fabric.autocast():
             state.history.evaluations[iteration] = evaluate(iteration)
         state.model.train()
 
@@ -95,13 +85,15 @@ def train(
 ) -> History:
     """Train to the end of the recipe, from the checkpoint where there is one.
 
-    A run that was cut off and resumed ends with the same bits as one that was not. On return the model
-    holds the weights that were scored last, averaged if the recipe averages.
+    A run that was cut off and resumed ends with the same bits as one that was not. Afterwards the
+    model holds the weights that were scored last.
 
     Args:
+        training: model, optimizer, recipe and seed.
         batches: first iteration -> the batches from there on.
-        evaluate: iteration -> result, of plain values. Called at `recipe.evaluate_at` and at the end,
-            after a checkpoint: a run that is cut off meanwhile repeats it.
+        evaluate: iteration -> result, of plain values; called at `recipe.evaluate_at` and the end.
+        checkpoint: written every `recipe.checkpoint_every` iterations.
+        progress: show a bar, on a terminal.
 
     Raises:
         NotFinite: the loss or a trained parameter is NaN or infinite.
@@ -114,15 +106,15 @@ def train(
     history = state.history
     remaining = batches(history.iteration)
     state.model.train()
+    # A checkpoint comes before the scoring of its iteration, which a resumed run repeats.
     with training_bar(recipe.iterations, history.iteration, progress) as advance:
-        while True:
-            if history.iteration in scored_at - history.evaluations.keys():
+        for iteration in range(history.iteration, recipe.iterations + 1):
+            if iteration in scored_at - history.evaluations.keys():
                 training.evaluate(evaluate)
-            if history.iteration == recipe.iterations:
-                break
-            advance(training.step(remaining))
-            if history.iteration in saved_at:
-                checkpoint.save(state)
+            if iteration < recipe.iterations:
+                advance(training.step(remaining))
+                if iteration + 1 in saved_at:
+                    checkpoint.save(state)
     if state.average:
         state.average.swap()
     return history

@@ -1,8 +1,8 @@
 """SoMA and the interface under which methods of adapting a pretrained ViT are compared.
 
-    from soma import SoMA, adapt, split_qkv
-    split_qkv(vit)              # after the pretrained weights are in
-    adapt(SoMA(rank=16), vit)   # the parameters that learn now require gradients
+from soma import SoMA, adapt, split_qkv
+split_qkv(vit)              # after the pretrained weights are in
+adapt(SoMA(rank=16), vit)   # the parameters that learn now require gradients
 """
 
 from soma.backbone import merge_qkv, split_qkv

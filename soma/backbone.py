@@ -50,7 +50,9 @@ def prefix_tokens(vit: nn.Module) -> int:
         NotApplicable: the backbone keeps its tokens as a grid, with none before them.
     """
     if "token_sequence" not in provides(vit):
-        raise NotApplicable(f"{type(vit).__name__} does not pass a token sequence through its blocks")
+        raise NotApplicable(
+            f"{type(vit).__name__} does not pass a token sequence through its blocks"
+        )
     return vit.num_prefix_tokens
 
 
@@ -74,7 +76,7 @@ def comes_before(vit: nn.Module, name: str, block: int) -> bool:
 
 
 def linears(vit: nn.Module) -> list[tuple[str, int, str, nn.Linear]]:
-    """(full name, block index, role, module) of every linear with a role, in the order of the blocks.
+    """(full name, block index, role, module) of every linear with a role, block after block.
 
     Leaf names match exactly and inside blocks only. A fused `qkv` has no role: see `split_qkv`.
     """
@@ -98,6 +100,7 @@ class SplitQKV(nn.Module):
     def __init__(self, q: nn.Linear, k: nn.Linear, v: nn.Linear) -> None:
         super().__init__()
         self.q, self.k, self.v = q, k, v
+        self.train(q.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., 3 x out), in the layout of the fused linear."""

@@ -26,8 +26,8 @@ class Method:
         needs: what the backbone must provide (see `soma.backbone.provides`).
         exact_start: the output equals the pretrained one before training.
         annealed_decay: the method's own recipe lets weight decay fall on a cosine.
-        start_block: first adapted block; a float in (0, 1) is a share of the depth. Everything before
-            it stays frozen, the embeddings too where it is not 0.
+        start_block: first adapted block; a float in (0, 1) is a share of the depth. Everything
+            before it stays frozen, the embeddings too where it is not 0.
     """
 
     source: ClassVar[str]
@@ -85,11 +85,12 @@ class Method:
         return "to_zero"
 
 
-def adapt[M: Method](method: M, vit: nn.Module) -> M:
+def adapt(method: Method, vit: nn.Module, *, empty: bool = False) -> Method:
     """Attach the method and decide what learns; call it after the pretrained weights are in.
 
     New parameters learn. Pretrained ones learn where the method says so, from `start_block` on.
-    Random draws come from torch's global generator: seed it before.
+    Random draws come from torch's global generator: seed it before. `empty` leaves out the
+    initialisation, for values that come from a file.
 
     Returns:
         The method with `start_block` as an index for this backbone.
@@ -98,4 +99,14 @@ def adapt[M: Method](method: M, vit: nn.Module) -> M:
         NotApplicable: the backbone lacks what the method needs; it is unchanged then.
         ValueError: a field does not fit this backbone.
     """
-    return _apply(method, vit, empty=False)
+    if missing := method.needs - provides(vit):
+        raise NotApplicable(f"{type(vit).__name__} does not provide {', '.join(sorted(missing))}")
+    placed = method.placed(vit)
+    start = placed.first_block(vit)
+    pretrained = {name for name, _ in vit.named_parameters()}
+    (placed.attach_empty if empty else placed.attach)(vit)
+    for name, parameter in vit.named_parameters():
+        new = name not in pretrained
+        learns = new or (placed.trains(name) and not comes_before(vit, name, start))
+        parameter.requires_grad_(learns)
+    return placed

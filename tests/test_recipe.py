@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import math
 from pathlib import Path
@@ -210,7 +211,7 @@ def test_the_average_comes_back_after_an_error():
     weight = nn.Parameter(torch.ones(1))
     average = Average([weight], momentum=0.5, start=0)
     average.load([torch.zeros(1)])
-    with pytest.raises(KeyError), average.swapped_in():
+    with contextlib.suppress(KeyError), average.swapped_in():
         assert weight.item() == 0
         raise KeyError
     assert weight.item() == 1

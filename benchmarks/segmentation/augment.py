@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from benchmarks.cards import IGNORE
-from benchmarks.protocol import Augment, Input
+from benchmarks.protocol_parts import Augment, Input
 
 CROP_TRIES = 10
 BRIGHTNESS = 32.0

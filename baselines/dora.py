@@ -1,0 +1,26 @@
+"""DoRA: weight-decomposed low-rank adaptation."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from soma import LowRank
+from soma.initialise import kaiming_factors
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoRA(LowRank):
+    """LoRA on the direction of each output row, and a learned length per row.
+
+    The low-rank layer takes the norm per output row, without gradient; the lengths do not decay.
+    """
+
+    source: ClassVar[str] = (
+        "DoRA, arXiv 2402.09353; github.com/NVlabs/DoRA and huggingface/peft 5d602fd"
+    )
+    magnitude: ClassVar[bool] = True
+
+    def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """A from Kaiming uniform, B zero."""
+        return kaiming_factors(weight, self.rank)

@@ -1,0 +1,24 @@
+"""PiSSA: principal singular values and vectors adaptation."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from soma import LowRank
+from soma.initialise import svd_factors
+
+
+@dataclass(frozen=True, kw_only=True)
+class PiSSA(LowRank):
+    """Tune the largest singular components of each weight; the rest of it is frozen.
+
+    Gradients grow with the root of those singular values: it wants a lower learning rate than LoRA.
+    """
+
+    source: ClassVar[str] = "PiSSA, arXiv 2404.02948; github.com/huggingface/peft, commit 5d602fd"
+    subtract: ClassVar[bool] = True
+
+    def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The leading singular components."""
+        return svd_factors(weight, self.rank, "principal", self.scale)

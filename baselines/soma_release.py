@@ -1,0 +1,39 @@
+"""SoMA as its public code runs it."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from soma import SoMA
+from soma.initialise import default_linear_weight, svd_factors
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoMARelease(SoMA):
+    """Factors from the minor components of a random layer, the pretrained weight kept whole.
+
+    The public code decomposes the backbone when it is constructed; the checkpoint is loaded later
+    and overwrites the residual weight with the pretrained one, while the factors stay. So the start
+    is not exact: B A of the random layer is added to each weight. The random layers are drawn here
+    as PyTorch draws a linear. The code also trains `mask_token`, which no image passes through.
+    """
+
+    source: ClassVar[str] = (
+        "github.com/ysj9909/SoMA, commit 7ea8c0e, as it behaves under mmengine 0.10"
+    )
+    exact_start: ClassVar[bool] = False
+    subtract: ClassVar[bool] = False
+
+    def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Singular components of a random weight of the same shape."""
+        return svd_factors(
+            default_linear_weight(*weight.shape, like=weight),
+            self.rank,
+            self.components,
+            self.scale,
+        )
+
+    def trains(self, name: str) -> bool:
+        """The biases of the target linears, and the mask token."""
+        return super().trains(name) or name == "mask_token"

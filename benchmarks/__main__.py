@@ -1,0 +1,227 @@
+"""The command line: `python -m benchmarks --help`.
+
+Heavy modules are imported inside the commands that need them, so that `table` and `list` are quick.
+Exit codes: 0 well, 1 a cell failed, 2 the user has to mend something, 130 interrupted.
+"""
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from benchmarks import arguments, listing
+from benchmarks.errors import UserError, closest
+from benchmarks.protocol import load_protocol
+from benchmarks.record import REPOSITORY, load_records, write_atomically
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__
+)
+mini = typer.Typer(no_args_is_help=True, help="The mini worlds and their backbone.")
+app.add_typer(mini, name="mini")
+
+RUNS, REFERENCE = Path("results/runs"), REPOSITORY / "results" / "reference"
+Seeds = Annotated[str, typer.Option(help="Such as 0,1,2; default: the protocol's.")]
+Methods = Annotated[str, typer.Option(help="Such as soma,lora; default: the table's.")]
+Profile = Annotated[str, typer.Option(help="Which protocol of the table: mini, smoke, ...")]
+PlacementName = Annotated[str, typer.Option(help="Adapted blocks: default, both, or a name.")]
+Mode = Annotated[str, typer.Option("--recipe", help="Recipe mode of the protocol.")]
+Settings = Annotated[
+    list[str], typer.Option("--set", help="recipe.FIELD=VALUE or method.FIELD=VALUE; repeatable.")
+]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data sets.")]
+Out = Annotated[Path, typer.Option(help="Folder of the records.")]
+
+
+@app.command()
+def run(
+    protocol: str,
+    method: str,
+    seed: int = 0,
+    mode: Mode = "controlled",
+    settings: Settings = [],  # noqa: B006 - typer copies it
+    placement: PlacementName = "default",
+    device: Device = "cpu",
+    data_root: DataRoot = None,
+    out: Out = RUNS,
+) -> None:
+    """Train and score one cell: METHOD is a name or path/to/file.py:Class."""
+    from benchmarks.cell import make_cell, parse_changes
+    from benchmarks.claim import Plan, run_one
+    from benchmarks.run import run_cell
+
+    held_fixed = load_protocol(protocol)
+    root = arguments.data_root(held_fixed, data_root)
+    where = None if placement == "default" else placement
+    changes = parse_changes(settings)
+    cell = make_cell(held_fixed, method, seed=seed, placement=where, mode=mode, changes=changes)
+    cell = cell.reading(arguments.fingerprints(held_fixed, root))
+    record = run_one(Plan((cell,), out, root, device, run_cell), cell, True, wait_for_lock=False)
+    if record is None:
+        raise UserError(
+            f"{cell}: another process runs it now; its record will be {out / cell.path}"
+        )
+    listing.print_record(record)
+    print(out / cell.path)
+    if record.status == "failed":
+        raise typer.Exit(1)
+
+
+@app.command()
+def sweep(
+    table: str,
+    profile: Profile = "mini",
+    placement: PlacementName = "default",
+    seeds: Seeds = "",
+    methods: Methods = "",
+    mode: Mode = "controlled",
+    settings: Settings = [],  # noqa: B006 - typer copies it
+    workers: Annotated[int, typer.Option(min=1, help="Cells trained side by side.")] = 1,
+    device: Device = "cpu",
+    data_root: DataRoot = None,
+    out: Out = RUNS,
+    retry_failed: Annotated[bool, typer.Option(help="Run failed cells again.")] = False,
+) -> None:
+    """Run the cells of TABLE that have no record yet, and resume those that were cut off."""
+    from benchmarks.cell import make_cell, parse_changes
+    from benchmarks.claim import Plan
+    from benchmarks.run import run_cell
+    from benchmarks.sweep import sweep as work
+    from benchmarks.table_spec import load_table
+
+    spec = load_table(table)
+    protocol = spec.protocol(profile)
+    root = arguments.data_root(protocol, data_root)
+    changes = parse_changes(settings)
+    # Seeds outermost: a sweep that is cut off has complete rankings of its first seeds.
+    cells = [
+        make_cell(protocol, method, seed=seed, placement=where, mode=mode, changes=changes)
+        for seed in arguments.numbers(seeds) or protocol.seeds
+        for where in arguments.placements(protocol, placement) or (protocol.default_placement,)
+        for method in arguments.names(methods) or spec.methods
+    ]
+    data = arguments.fingerprints(protocol, root)
+    plan = Plan(tuple(cell.reading(data) for cell in cells), out, root, device, run_cell)
+    signal.signal(signal.SIGTERM, _stop)
+    with listing.progress(len(cells)) as report:
+        outcome = work(plan, workers, report, retry_failed)
+    for line in outcome.summary():
+        print(line, file=sys.stderr)
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def table(
+    table: str,
+    profile: Profile = "mini",
+    records: Annotated[Path, typer.Option(help="Default: the committed reference.")] = REFERENCE,
+    against: Annotated[Path | None, typer.Option(help="Records to compare row by row.")] = None,
+    form: Annotated[str, typer.Option("--format", help="md, csv, tex or json.")] = "md",
+    selection: Annotated[str, typer.Option(help="last, source-val, target-oracle.")] = "",
+    reference: Annotated[str, typer.Option(help="Row that differences are taken to.")] = "",
+    placement: Annotated[str, typer.Option(help="default, both, a name; all recorded.")] = "",
+    seeds: Seeds = "",
+    methods: Methods = "",
+    mode: Mode = "controlled",
+    write: Annotated[Path | None, typer.Option(help="Folder for .md, .csv and .tex.")] = None,
+    data_root: Annotated[Path | None, typer.Option(hidden=True)] = None,  # the same flags as sweep
+) -> None:
+    """Print TABLE from records; trains nothing."""
+    from benchmarks import table_spec, tables
+    from benchmarks.tables_format import FORMATS, render
+
+    spec = table_spec.load_table(table)
+    protocol = spec.protocol(profile)
+    if form not in FORMATS:
+        raise UserError(f"--format {form}: no such format{closest(form, FORMATS)}")
+    protocol.changes_for("", mode)  # an unknown mode would look like a table without records
+    for folder in (records, against):
+        if folder is not None and not folder.is_dir():
+            raise UserError(f"{folder}: no such folder of records")
+    request = tables.Request(
+        mode=mode,
+        placements=arguments.placements(protocol, placement) or None,
+        seeds=arguments.numbers(seeds) or None,
+        methods=arguments.names(methods) or None,
+        reference=reference or None,
+        selections=arguments.names(selection),
+    )
+    built = tables.build(
+        spec,
+        protocol,
+        load_records(records, protocol.name, mode),
+        table_spec.published(spec.published),
+        request,
+        load_records(against, protocol.name, mode) if against else None,
+    )
+    print(render(built, form), end="")
+    for ending in ("md", "csv", "tex") if write else ():
+        text = render(built, ending).encode()
+        write_atomically(write / f"{spec.name}.{ending}", lambda file, text=text: file.write(text))
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, protocols, tables, datasets")],
+) -> None:
+    """List what there is: one name first on each line."""
+    if what not in listing.LISTS:
+        raise UserError(f"list {what}: no such list{closest(what, listing.LISTS)}")
+    for name, words in listing.LISTS[what]():
+        print(f"{name:<20} {words}".rstrip())
+
+
+@app.command()
+def bench() -> None:
+    """Measure rendering, a training step and evaluation."""
+    from benchmarks import bench as benchmark
+
+    benchmark.main()
+
+
+@mini.command()
+def render(root: Annotated[Path, typer.Option()] = REPOSITORY / "data" / "mini") -> None:
+    """Render the mini worlds below ROOT, in the layouts of the real data sets."""
+    from benchmarks.mini.worlds import render_worlds
+
+    render_worlds(root)
+
+
+@mini.command()
+def pretrain(
+    out: Annotated[Path, typer.Option()] = Path("benchmarks/mini/backbone.safetensors"),
+    steps: int = 4000,
+    seed: int = 2024,
+) -> None:
+    """Pre-train the mini backbone, as the shipped one was made."""
+    from benchmarks.mini.pretrain import pretrain as make
+
+    make(out, steps=steps, seed=seed)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; what a user can mend is one line."""
+    try:
+        code = app(argv, prog_name="python -m benchmarks", standalone_mode=False)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except typer.TyperException as error:  # a wrong flag or a missing argument
+        print(f"error: {' '.join(error.format_message().split())}", file=sys.stderr)
+        return 2
+    if code == 130:
+        print("interrupted; the same command resumes", file=sys.stderr)
+    return code if isinstance(code, int) else 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """On SIGTERM leave through the `finally` blocks, which end the workers."""
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

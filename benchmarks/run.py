@@ -1,0 +1,203 @@
+"""One cell, from its resolved protocol to its record: build, adapt, train, score, write."""
+
+import importlib
+import json
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from benchmarks import outcome
+from benchmarks.cell import Cell
+from benchmarks.checkpoint import Checkpoint
+from benchmarks.errors import UserError
+from benchmarks.memory import PeakMemory
+from benchmarks.protocol import Protocol
+from benchmarks.recipe import make_optimizer, resolve_decay_schedule
+from benchmarks.record import Cost, Record
+from benchmarks.seeding import torch_seed
+from benchmarks.train import NotFinite, Training, train
+from soma.method import Method, NotApplicable, adapt
+
+TASKS = {"segmentation": "benchmarks.segmentation"}
+
+
+def run_cell(
+    cell: Cell, out: Path, data_root: Path, device: str = "cpu", progress: bool = False
+) -> Record:
+    """Run a cell, from its checkpoint where there is one, and write what came of it.
+
+    Beside the record `<out>/<cell.path>`: a .npz with the confusion matrix of every image, one
+    array per domain, and a .safetensors with the head and what differs from the pretrained
+    backbone, both of the last iteration. The record is written last: where it is, they are.
+
+    The caller holds the lock of the cell. On the CPU the same cell gives the same bits each time.
+
+    Raises:
+        UserError: data, device, protocol or method do not fit, or a file cannot be written. A
+            method that cannot be applied to the backbone and a loss that is not finite are
+            outcomes instead: they come back, and are written, as a record of that status.
+    """
+    protocol, path = cell.protocol, out / cell.path
+    fabric = make_fabric(device, protocol.recipe.precision)
+    torch.set_num_threads(protocol.recipe.threads)
+    torch.use_deterministic_algorithms(fabric.device.type == "cpu")
+    task = importlib.import_module(TASKS[protocol.task])
+    try:
+        adapted = build(cell, task)
+    except NotApplicable as error:
+        record = outcome.record_of(cell, "not_applicable", str(error))
+        record.write(path)
+        return record
+    training = make_training(cell, adapted, fabric)
+    scoring = Scoring(task, adapted.model, protocol, data_root, PeakMemory(fabric.device))
+    batches = partial(task.batches, protocol, data_root, cell.seed)
+    checkpoint = Checkpoint(Path(f"{path}.checkpoint"), cell.digest)
+    status, reason = "done", ""
+    try:
+        with scoring.memory.phase("train"):
+            train(training, batches, scoring, checkpoint, progress)
+    except NotFinite as error:
+        status, reason = "failed", str(error)
+    else:
+        outcome.write_arrays(path.with_suffix(".npz"), scoring.arrays)
+        outcome.write_weights(path.with_suffix(".safetensors"), adapted.model, adapted.method)
+    history = training.state.history
+    record = outcome.record_of(
+        cell,
+        status,
+        reason,
+        evaluations=outcome.evaluations(history),
+        parameters=outcome.parameters(adapted.model),
+        cost=_cost(training, scoring, adapted.seconds),
+        losses=outcome.losses(history),
+    )
+    record.write(path)
+    checkpoint.remove()
+    return record
+
+
+def make_fabric(device: str, precision: str) -> Fabric:
+    """Lightning Fabric on "cpu", "cuda" or "cuda:<index>".
+
+    Raises:
+        UserError: no such device here.
+    """
+    kind, _, index = device.partition(":")
+    if kind == "cpu" and not index:
+        return Fabric(accelerator="cpu", devices=1, precision=precision)
+    if kind != "cuda" or not (index or "0").isdecimal():
+        raise UserError(f"device {device!r}: expected cpu, cuda or cuda:<index>")
+    if int(index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {device!r}: torch sees {torch.cuda.device_count()} CUDA devices")
+    return Fabric(accelerator="cuda", devices=[int(index or 0)], precision=precision)
+
+
+@dataclass
+class Adapted:
+    """A model whose backbone a method has adapted.
+
+    Attributes:
+        method: with `start_block` as an index. decay_rules: full name of each new parameter ->
+            the method's decay rule. seconds: what adapting took, decompositions included.
+    """
+
+    model: nn.Module
+    method: Method
+    decay_rules: dict[str, str]
+    seconds: float
+
+
+def build(cell: Cell, task: ModuleType) -> Adapted:
+    """The model of a cell: pretrained weights and head first, then the method.
+
+    The head starts from the same values under every method, since a method draws its own random
+    numbers after the head is there, and from another seed.
+
+    Raises:
+        NotApplicable: the backbone lacks what the method needs.
+        UserError: a weights file or a field of the method does not fit the backbone.
+    """
+    torch.manual_seed(torch_seed(cell.seed, "initialisation"))
+    model = task.build(cell.protocol)
+    _assert_pretrained(model.backbone, cell.protocol)
+    known = {name for name, _ in model.backbone.named_parameters()}
+    torch.manual_seed(torch_seed(cell.seed, "initialisation", 1))
+    started = time.perf_counter()
+    try:
+        method = adapt(cell.make_method(), model.backbone)
+    except ValueError as error:
+        raise UserError(f"method {cell.label} on {cell.protocol.name}: {error}") from error
+    seconds = time.perf_counter() - started
+    new = [name for name, _ in model.backbone.named_parameters() if name not in known]
+    rules = {f"backbone.{name}": method.decay(name) for name in new}
+    return Adapted(model, method, rules, seconds)
+
+
+def _assert_pretrained(backbone: nn.Module, protocol: Protocol) -> None:
+    """Decomposing a backbone before its weights are loaded gives factors of random numbers."""
+    spec = protocol.backbone
+    expected = "random" if spec.weights == "random" else spec.sha256
+    found = getattr(backbone, "weights_sha256", None)
+    assert found == expected, (
+        f"{protocol.name}: the backbone holds weights {found} where {expected} are expected; "
+        "they have to be loaded before a method adapts it"
+    )
+
+
+def make_training(cell: Cell, adapted: Adapted, fabric: Fabric) -> Training:
+    """The optimizer comes last, on the device: it holds what the method lets learn."""
+    recipe = resolve_decay_schedule(cell.protocol.recipe, adapted.method.annealed_decay)
+    model = fabric.to_device(adapted.model)
+    optimizer = make_optimizer(model, recipe, adapted.decay_rules)
+    return Training(model, optimizer, recipe, cell.seed, fabric)
+
+
+@dataclass
+class Scoring:
+    """Scores a model on all domains of a protocol; keeps arrays and time of the last call."""
+
+    task: ModuleType
+    model: nn.Module
+    protocol: Protocol
+    data_root: Path
+    memory: PeakMemory
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    seconds: float | None = None
+
+    def __call__(self, iteration: int) -> dict[str, Any]:
+        """Domain -> its `record.Score` as plain values."""
+        started, scores, self.arrays = time.perf_counter(), {}, {}
+        with self.memory.phase("evaluate"):
+            for domain in self.task.domains(self.protocol):
+                role = "validation" if domain in self.protocol.validation else "target"
+                result = self.task.evaluate(self.model, self.protocol, self.data_root, domain)
+                scores[domain.domain] = {
+                    "role": role,
+                    "metrics": result.metrics,
+                    "images": result.images,
+                }
+                for name, array in result.arrays.items():
+                    key = domain.domain if name == "confusion" else f"{domain.domain}.{name}"
+                    self.arrays[key] = array
+        self.seconds = time.perf_counter() - started
+        return json.loads(json.dumps(scores))  # a checkpoint takes no numpy scalars
+
+
+def _cost(training: Training, scoring: Scoring, adapt_seconds: float) -> Cost:
+    history, peaks = training.state.history, scoring.memory.peaks
+    return Cost(
+        seconds_per_step=history.seconds_per_step,
+        train_seconds=sum(history.seconds),
+        evaluate_seconds=scoring.seconds,
+        adapt_seconds=adapt_seconds,
+        peak_train_bytes=peaks.get("train") if training.steps_here else None,
+        peak_evaluate_bytes=peaks.get("evaluate"),
+    )

@@ -1,0 +1,192 @@
+"""A plain ViT with a Mask2Former head (arXiv 2112.01527), from the parts that transformers has."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import Mask2FormerConfig
+from transformers.models.mask2former.modeling_mask2former import (
+    Mask2FormerPixelDecoder,
+    Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
+    Mask2FormerTransformerModule,
+)
+
+from benchmarks.errors import UserError
+from benchmarks.protocol_parts import Head
+from benchmarks.segmentation.loss import SetLoss
+
+SCALES = (4.0, 2.0, 1.0, 0.5)  # of the four feature maps, as in the configs of Rein and SoMA
+
+
+class Segmenter(nn.Module):
+    """Backbone, four feature maps, Mask2Former head.
+
+    Args:
+        backbone: a timm ViT; its parameters are the ones that a method adapts.
+        features: four block indices whose outputs (before any final norm) become the feature maps,
+            fine to coarse.
+        sizes: widths, depths and loss weights of the head.
+        classes: number of classes, void not counted.
+
+    Raises:
+        UserError: sizes that do not fit each other.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, features: Sequence[int], sizes: Head, classes: int
+    ) -> None:
+        super().__init__()
+        _check(features, sizes, classes, len(backbone.blocks))
+        self.backbone = backbone
+        self.features = list(features)
+        self.head = MaskHead(backbone.embed_dim, sizes, classes)
+        self.loss = SetLoss(classes, sizes)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weighted losses of a batch, to be added up.
+
+        Args:
+            batch: image float (B, 3, H, W), normalised; label int64 (B, H, W), 255 = ignore.
+        """
+        masks, classes = self.head(self.feature_maps(batch["image"]))
+        # Points and costs need float32 even where the network runs in a shorter type.
+        with torch.autocast(classes.device.type, enabled=False):
+            return self.loss([mask.float() for mask in masks], classes.float(), batch["label"])
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Outputs of the four blocks as maps (B, width, h, w), one pixel per patch."""
+        return self.backbone.forward_intermediates(
+            images, indices=self.features, norm=False, stop_early=True, intermediates_only=True
+        )
+
+    @torch.no_grad()
+    def score(self, images: Tensor) -> Tensor:
+        """Class scores (B, classes, H, W) of images (B, 3, H, W), from the last decoder layer.
+
+        score[c] = sum over queries of P(c | query) x sigmoid(mask logit upsampled to the image).
+        Images whose sides are no multiple of the patch are padded with 0 and the scores cut back.
+        """
+        height, width = images.shape[-2:]
+        patch = self.backbone.patch_embed.patch_size
+        bottom, right = -height % patch[0], -width % patch[1]
+        padded = functional.pad(images, (0, right, 0, bottom)) if bottom or right else images
+        masks, classes = self.head(self.feature_maps(padded))
+        logits = functional.interpolate(
+            masks[-1].float(), size=padded.shape[-2:], mode="bilinear", align_corners=False
+        )[..., :height, :width]
+        shares = classes[-1].float().softmax(-1)[..., :-1]
+        return torch.einsum("bqc,bqhw->bchw", shares, logits.sigmoid())
+
+
+class MaskHead(nn.Module):
+    """Pixel decoder and masked-attention decoder, initialised as in the paper's code."""
+
+    def __init__(self, width: int, sizes: Head, classes: int) -> None:
+        super().__init__()
+        config = Mask2FormerConfig(
+            feature_size=sizes.hidden,
+            mask_feature_size=sizes.hidden,
+            hidden_dim=sizes.hidden,
+            encoder_feedforward_dim=sizes.feedforward,
+            dim_feedforward=sizes.feedforward,
+            encoder_layers=sizes.encoder_layers,
+            decoder_layers=sizes.decoder_layers + 1,  # transformers counts the learnt queries too
+            num_attention_heads=sizes.attention_heads,
+            num_queries=sizes.queries,
+        )
+        with warnings.catch_warnings():
+            # Widths per attention head that are no power of 2 slow only a CUDA kernel not used.
+            warnings.filterwarnings("ignore", message=".*power of 2.*")
+            self.pixel_decoder = Mask2FormerPixelDecoder(config, [sizes.hidden] * len(SCALES))
+        # The decoder begins with a 1x1 convolution of each resized map. Both are linear and act on
+        # other axes, so their order is free: first reducing the channels is many times cheaper.
+        for block in (self.pixel_decoder.adapter_1, *self.pixel_decoder.input_projections):
+            block[0] = nn.Identity()
+        self.reduce = nn.ModuleList(nn.Conv2d(width, sizes.hidden, 1) for _ in SCALES)
+        self.transformer = Mask2FormerTransformerModule(sizes.hidden, config)
+        self.class_predictor = nn.Linear(sizes.hidden, classes + 1)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Xavier for attention and feed-forward layers, Kaiming (a=1) for convolutions.
+
+        The modules do not initialise themselves: level_embed would be whatever memory held.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_uniform_(module.weight, a=1)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for layers in (self.pixel_decoder.encoder, self.transformer.decoder.layers):
+            for parameter in layers.parameters():
+                if parameter.dim() > 1:
+                    nn.init.xavier_uniform_(parameter)
+        nn.init.normal_(self.pixel_decoder.level_embed)
+        for module in self.modules():
+            if isinstance(module, Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention):
+                _spread_offsets(module)
+
+    def forward(self, maps: list[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Predictions of the learnt queries and of every decoder layer after them.
+
+        Args:
+            maps: four feature maps (B, width, h, w); they become 4, 2, 1 and 1/2 times as large.
+
+        Returns:
+            mask logits, per layer (B, queries, 4 h, 4 w); class logits (layers, B, queries,
+            classes + 1), void last.
+        """
+        maps = [
+            _resized(reduce(each), scale)
+            for each, reduce, scale in zip(maps, self.reduce, SCALES, strict=True)
+        ]
+        pixels = self.pixel_decoder(maps, output_hidden_states=False, return_dict=True)
+        decoded = self.transformer(pixels.multi_scale_features, pixels.mask_features)
+        states = torch.stack(decoded.intermediate_hidden_states)  # (layers, queries, B, hidden)
+        return decoded.masks_queries_logits, self.class_predictor(states.transpose(1, 2))
+
+
+def _spread_offsets(attention: nn.Module) -> None:
+    """Sampling points start on rays, one direction per head and 1, 2, ... pixels from the centre.
+
+    Source: Deformable DETR, arXiv 2010.04159, appendix A.4.
+    """
+    heads, levels, points = attention.n_heads, attention.n_levels, attention.n_points
+    angle = torch.arange(heads) * (2 * math.pi / heads)
+    ray = torch.stack([angle.cos(), angle.sin()], dim=-1)
+    ray = ray / ray.abs().amax(dim=-1, keepdim=True)
+    steps = torch.arange(1, points + 1)[:, None]
+    offsets = (ray[:, None, None] * steps).expand(heads, levels, points, 2)
+    nn.init.zeros_(attention.sampling_offsets.weight)
+    nn.init.zeros_(attention.attention_weights.weight)
+    nn.init.zeros_(attention.attention_weights.bias)
+    for linear in (attention.value_proj, attention.output_proj):
+        nn.init.zeros_(linear.bias)
+    with torch.no_grad():
+        attention.sampling_offsets.bias.copy_(offsets.flatten())
+
+
+def _resized(maps: Tensor, scale: float) -> Tensor:
+    if scale == 1:
+        return maps
+    return functional.interpolate(maps, scale_factor=scale, mode="bilinear", align_corners=False)
+
+
+def _check(features: Sequence[int], sizes: Head, classes: int, depth: int) -> None:
+    if len(features) != len(SCALES) or not all(0 <= index < depth for index in features):
+        raise UserError(
+            f"backbone.features {list(features)}: Mask2Former reads {len(SCALES)} blocks out of "
+            f"0..{depth - 1}"
+        )
+    if sizes.hidden % 32 or sizes.hidden % sizes.attention_heads:
+        raise UserError(
+            f"head.hidden {sizes.hidden}: must be a multiple of 32 and of head.attention_heads "
+            f"{sizes.attention_heads}"
+        )
+    if sizes.queries < classes:
+        raise UserError(f"head.queries {sizes.queries}: one image may hold {classes} classes")

@@ -1,0 +1,168 @@
+"""Starting values of low-rank factors: exact singular value splits and the zero start of LoRA.
+
+`weight = U @ diag(S) @ Vh` with U (out, k), S descending, Vh (k, in), k = min(out, in). The SVD is
+exact: a randomised one returns leading directions only, and no half precision one exists. It runs
+on the CPU whatever the device, so that a start depends on the weights alone, and is kept on disk.
+
+Every draw here is made on the CPU from torch's global generator.
+"""
+
+import hashlib
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Components = Literal["principal", "minor", "middle", "random"] | int
+
+_VERSION = "1"  # of what a cache entry holds; another one is another entry
+
+
+def component_indices(components: Components, count: int, rank: int) -> list[int]:
+    """Which `rank` of `count` singular components (largest first) are meant.
+
+    A number is the index of the first one. "middle" is the centred run, the rule of MiLoRA's `mid`
+    mode. "random" draws without replacement.
+
+    Raises:
+        ValueError: they reach past the last component, or the name is unknown.
+    """
+    if components == "random":
+        if rank > count:
+            raise ValueError(f"rank {rank}: the weight has {count} singular components")
+        return sorted(torch.randperm(count)[:rank].tolist())
+    starts = {"principal": 0, "minor": count - rank, "middle": (count - rank) // 2}
+    start = components if isinstance(components, int) else starts.get(components)
+    if start is None:
+        raise ValueError(
+            f"components {components!r}: expected an index or {', '.join(starts)}, random"
+        )
+    if not 0 <= start <= count - rank:
+        raise ValueError(
+            f"rank {rank} from component {start}: the weight has {count} singular components"
+        )
+    return list(range(start, start + rank))
+
+
+def svd_factors(
+    weight: Tensor, rank: int, components: Components, scale: float
+) -> tuple[Tensor, Tensor]:
+    """A (rank, in) and B (out, rank) with `scale * B @ A` = sum of s_i u_i v_i^T over `components`.
+
+    Source: SoMA, arXiv 2412.04077, section 3 (minor); PiSSA, arXiv 2404.02948 (principal). The
+    singular values are divided by `scale` before the square root is shared out, so that the
+    identity holds for every alpha.
+    """
+    indices = component_indices(components, min(weight.shape), rank)
+    if weight.is_meta:
+        return weight.new_empty(rank, weight.shape[1]), weight.new_empty(weight.shape[0], rank)
+    u, s, vh = singular_triplets(weight, indices)
+    root = (s / scale).sqrt()
+    a, b = root[:, None] * vh, u * root
+    return a.to(weight.device), b.to(weight.device)
+
+
+def kaiming_factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """A (rank, in) from U(-1/sqrt(in), 1/sqrt(in)) and B (out, rank) zero.
+
+    Source: LoRA, arXiv 2106.09685, and its code (Kaiming uniform with a = sqrt(5)).
+    """
+    a = default_linear_weight(rank, weight.shape[1], like=weight)
+    return a, weight.new_zeros(weight.shape[0], rank)
+
+
+def default_linear_weight(rows: int, columns: int, like: Tensor) -> Tensor:
+    """A fresh `nn.Linear` weight (rows, columns) on the device and in the type of `like`."""
+    if like.is_meta:
+        return like.new_empty(rows, columns)
+    weight = torch.empty(rows, columns, dtype=like.dtype)
+    torch.nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+    return weight.to(like.device)
+
+
+def singular_triplets(weight: Tensor, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """U (out, r), S (r,), Vh (r, in) of the components `indices`, on the CPU.
+
+    In float64 for a float64 weight, in float32 for any other. The signs are fixed (the entry of
+    largest magnitude in each column of U is positive), since those of LAPACK's builds differ.
+    """
+    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    weight = weight.detach().to("cpu", dtype).contiguous()
+    folder = cache_folder()
+    if folder is None:
+        return _decompose(weight, indices)
+    path = folder / f"svd-{_digest(weight, note=f'{_VERSION} {list(indices)}')}.pt"
+    shapes = (weight.shape[0], len(indices)), (len(indices),), (len(indices), weight.shape[1])
+    triplets = _read(path, shapes, dtype)
+    if triplets is None:
+        triplets = _decompose(weight, indices)
+        with suppress(OSError):  # a read-only or full disk costs time, not the run
+            _write(path, triplets)
+    return triplets
+
+
+def cache_folder() -> Path | None:
+    """Where splits are kept: the variable SOMA_CACHE (empty: nowhere), else ~/.cache/soma."""
+    folder = os.environ.get("SOMA_CACHE")
+    if folder is None:
+        return Path.home() / ".cache" / "soma"
+    return Path(folder) if folder else None
+
+
+def _decompose(weight: Tensor, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    if weight.shape[0] < weight.shape[1]:  # LAPACK takes half the time for the tall form
+        v, s, uh = torch.linalg.svd(weight.T.contiguous(), full_matrices=False)
+        u, vh = uh.T, v.T
+    else:
+        u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+    chosen = torch.as_tensor(indices)
+    u, s, vh = u[:, chosen], s[chosen], vh[chosen]
+    signs = u.gather(0, u.abs().argmax(dim=0, keepdim=True)).sign()[0]
+    return (u * signs).contiguous(), s, (vh * signs[:, None]).contiguous()
+
+
+def _digest(*tensors: Tensor, note: str = "") -> str:
+    digest = hashlib.sha256(note.encode())
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(
+    path: Path, shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The entry, or None where there is none that is whole."""
+    try:
+        entry = torch.load(path, weights_only=True)
+        u, s, vh, digest = entry["u"], entry["s"], entry["vh"], entry["digest"]
+    except (OSError, EOFError, RuntimeError, UnpicklingError, ValueError, KeyError, TypeError):
+        return None
+    triplets = (u, s, vh)
+    fits = all(
+        isinstance(tensor, Tensor) and tuple(tensor.shape) == shape and tensor.dtype == dtype
+        for tensor, shape in zip(triplets, shapes, strict=True)
+    )
+    return triplets if fits and _digest(*triplets) == digest else None
+
+
+def _write(path: Path, triplets: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Write beside and rename, so that no process ever reads half an entry."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    u, s, vh = triplets
+    entry = {"u": u, "s": s, "vh": vh, "digest": _digest(*triplets)}
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            torch.save(entry, file)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    temporary.replace(path)

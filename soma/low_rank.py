@@ -1,0 +1,216 @@
+"""The low-rank layer that LoRA, PiSSA, DoRA and SoMA share, and the method they derive from."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from soma.backbone import linear_of, linears, parameter_role, replace_module
+from soma.method import Method, NotApplicable
+
+SIX_TARGETS = ("q", "k", "v", "proj", "fc1", "fc2")
+# Rows shorter than this count as this long: an all-zero row would divide zero by zero.
+NORM_FLOOR = torch.finfo(torch.float32).eps
+
+
+class LowRankLinear(nn.Linear):
+    """A frozen linear plus a low-rank update: y = W x + b + s B A x.
+
+    Keeps the keys `weight` (out, in) and `bias` (out,) of the linear it replaces and adds `lora_a`
+    (rank, in) and `lora_b` (out, rank).
+
+    With `subtract` the weight becomes the residual W - s B0 A0 of the starting values, which are
+    kept as buffers `lora_a0`, `lora_b0`: loading rebuilds it from them, never by a second SVD.
+
+    With `magnitude` (DoRA) the update is one of direction: y = g (W + s B A) x + b, with the gain
+    g = lora_magnitude / ||W + s B A|| per output row. The norm takes no gradient (arXiv 2402.09353,
+    section 4.3), and the bias no gain.
+
+    Args:
+        linear: the linear to replace; its weight and bias are taken over, not copied.
+        a: starting value of A.
+        b: starting value of B.
+        scale: s = alpha / rank.
+        subtract: start from the residual weight.
+        magnitude: learn a length per output row.
+
+    Raises:
+        ValueError: the weight is in half precision, in which residual and update get lost.
+    """
+
+    def __init__(
+        self,
+        linear: nn.Linear,
+        a: Tensor,
+        b: Tensor,
+        *,
+        scale: float,
+        subtract: bool = False,
+        magnitude: bool = False,
+    ) -> None:
+        if linear.weight.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"weights in {linear.weight.dtype}: keep them in float32 and compute under autocast"
+            )
+        bias = linear.bias is not None
+        # The meta device: no memory and no random draw for tensors that are replaced at once.
+        super().__init__(linear.in_features, linear.out_features, bias=bias, device="meta")
+        self.weight, self.bias = linear.weight, linear.bias
+        self.train(linear.training)
+        self.scale = scale
+        self.lora_a, self.lora_b = nn.Parameter(a.clone()), nn.Parameter(b.clone())
+        self.register_buffer("lora_a0", a.clone() if subtract else None)
+        self.register_buffer("lora_b0", b.clone() if subtract else None)
+        self.register_parameter("lora_magnitude", None)
+        self.subtract_start()
+        if magnitude:
+            self.lora_magnitude = nn.Parameter(self._row_norms())
+
+    @torch.no_grad()
+    def subtract_start(self) -> None:
+        """Turn the pretrained weight into the residual; without starting values it stays whole."""
+        if self.lora_a0 is not None:
+            residual = self.weight - self.scale * (self.lora_b0 @ self.lora_a0)
+            self.weight = nn.Parameter(residual, requires_grad=self.weight.requires_grad)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        update = functional.linear(functional.linear(x, self.lora_a) * self.scale, self.lora_b)
+        if self.lora_magnitude is None:
+            return super().forward(x) + update
+        y = (functional.linear(x, self.weight) + update) * (self.lora_magnitude / self._row_norms())
+        y = y if self.bias is None else y + self.bias
+        return y.to(update.dtype)  # under autocast the gain is float32, the layers are not
+
+    @torch.no_grad()
+    def _row_norms(self) -> Tensor:
+        """||W + s B A|| per output row, (out,), not below the floor and without gradient."""
+        device = self.weight.device.type
+        has_autocast = torch.amp.is_autocast_available(device)  # the meta device has none
+        with torch.autocast(device, enabled=False) if has_autocast else nullcontext():
+            direction = torch.addmm(self.weight, self.lora_b, self.lora_a, alpha=self.scale)
+            return direction.norm(dim=1).clamp_min(NORM_FLOOR)
+
+    @torch.no_grad()
+    def folded(self) -> nn.Linear:
+        """A plain linear with the same output."""
+        weight = torch.addmm(self.weight, self.lora_b, self.lora_a, alpha=self.scale)
+        if self.lora_magnitude is not None:
+            weight = weight * (self.lora_magnitude / self._row_norms())[:, None]
+        bias = None if self.bias is None else self.bias.detach()
+        return linear_of(weight, bias, like=self)
+
+    def extra_repr(self) -> str:
+        """For `print(vit)`."""
+        return f"{super().extra_repr()}, rank={self.lora_a.shape[0]}, scale={self.scale:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRank(Method):
+    """Low-rank updates of chosen linears: `LowRankLinear` with starting values per method.
+
+    A method of this family overrides `factors`, and the two switches where they differ.
+
+    Attributes:
+        subtract: the starting update is taken out of the frozen weight.
+        magnitude: a length per output row learns too (DoRA).
+        rank: r, directions per linear.
+        alpha: the update is scaled by alpha / rank.
+        targets: roles of the adapted linears: q, k, v, proj, fc1, fc2.
+        train_bias: the biases of the adapted linears learn too.
+        adapter_decay: where weight decay pulls the factors. "to_zero" is the published practice;
+            for factors that were subtracted it pulls away from the pretrained weight.
+        annealed_decay: read by recipes that leave the schedule of weight decay to the method.
+    """
+
+    subtract: ClassVar[bool] = False
+    magnitude: ClassVar[bool] = False
+
+    rank: int = 16
+    alpha: float = 16.0
+    targets: tuple[str, ...] = SIX_TARGETS
+    train_bias: bool = False
+    adapter_decay: Literal["to_zero", "none", "to_init"] = "to_zero"
+    annealed_decay: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # One form per value (YAML gives lists and integers), so that equal methods compare equal.
+        object.__setattr__(self, "targets", tuple(self.targets))
+        object.__setattr__(self, "alpha", float(self.alpha))
+        if unknown := set(self.targets) - set(SIX_TARGETS):
+            raise ValueError(f"targets: no role {sorted(unknown)}, only {', '.join(SIX_TARGETS)}")
+        if not self.targets:
+            raise ValueError("targets: at least one role is needed")
+        if self.rank < 1 or self.alpha <= 0:
+            raise ValueError(f"rank {self.rank}, alpha {self.alpha}: both must be positive")
+        if self.adapter_decay not in ("to_zero", "none", "to_init"):
+            raise ValueError(f"adapter_decay {self.adapter_decay!r}: to_zero, none or to_init")
+
+    @property
+    def scale(self) -> float:
+        """The factor s = alpha / rank of the update."""
+        return self.alpha / self.rank
+
+    def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Starting values A (rank, in) and B (out, rank) for a pretrained weight (out, in)."""
+        raise NotImplementedError
+
+    def attach(self, vit: nn.Module) -> None:
+        """Replace the target linears from `start_block` on.
+
+        Raises:
+            NotApplicable: a target role is absent; q, k and v are while `qkv` is fused.
+            ValueError: the backbone carries low-rank layers already, or the rank is too large.
+        """
+        self._attach(vit, empty=False)
+
+    def attach_empty(self, vit: nn.Module) -> None:
+        """Replace the target linears with zero factors, which values from a file overwrite."""
+        self._attach(vit, empty=True)
+
+    def _attach(self, vit: nn.Module, *, empty: bool) -> None:
+        start = self.first_block(vit)
+        chosen = [
+            (name, linear)
+            for name, block, role, linear in linears(vit)
+            if block >= start and role in self.targets
+        ]
+        found = {parameter_role(f"{name}.weight") for name, _ in chosen}
+        if missing := [role for role in self.targets if role not in found]:
+            hint = "; call split_qkv(vit) first" if {"q", "k", "v"} & set(missing) else ""
+            raise NotApplicable(f"no linear for the targets {', '.join(missing)}{hint}")
+        if any(isinstance(linear, LowRankLinear) for _, linear in chosen):
+            raise ValueError("the backbone is adapted already; start from a fresh one")
+        for name, linear in chosen:
+            weight = linear.weight.detach()
+            a, b = _zero_factors(weight, self.rank) if empty else self.factors(weight)
+            layer = LowRankLinear(
+                linear, a, b, scale=self.scale, subtract=self.subtract, magnitude=self.magnitude
+            )
+            replace_module(vit, name, layer)
+
+    def trains(self, name: str) -> bool:
+        """The biases of the target linears, if they are to learn."""
+        is_bias = name.endswith(".bias") and parameter_role(name) in self.targets
+        return self.train_bias and is_bias
+
+    def fold(self, vit: nn.Module) -> None:
+        """Add the updates to the weights; q, k and v stay split."""
+        for name, module in list(vit.named_modules()):
+            if isinstance(module, LowRankLinear):
+                replace_module(vit, name, module.folded())
+
+    def decay(self, name: str) -> str:
+        """As the field says for factors; a magnitude does not decay, that would shrink outputs."""
+        if name.endswith(".lora_magnitude"):
+            return "none"
+        is_factor = name.endswith((".lora_a", ".lora_b"))
+        return self.adapter_decay if is_factor else super().decay(name)
+
+
+def _zero_factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    return weight.new_zeros(rank, weight.shape[1]), weight.new_zeros(weight.shape[0], rank)

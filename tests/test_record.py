@@ -1,0 +1,110 @@
+"""Records: written whole or not at all, read strictly; the environment names no machine."""
+
+import errno
+import os
+import platform
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_records import toy_record
+
+from benchmarks import record as records
+from benchmarks.errors import UserError
+from benchmarks.record import Record, environment, load_records, write_atomically
+
+
+def test_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    record = toy_record("lora", 1)
+    record.write(tmp_path / "a" / "seed1.json")
+    assert Record.load(tmp_path / "a" / "seed1.json") == record
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["seed1.json"]
+
+
+def test_full_disk_leaves_nothing_and_keeps_the_old_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "seed0.json"
+    toy_record("lora", 0).write(path)
+    before = path.read_bytes()
+
+    def no_space(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(records.os, "fsync", no_space)
+    with pytest.raises(UserError, match=r"^no space left while writing .*seed0.json"):
+        toy_record("soma", 0).write(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_full_device_is_reported(tmp_path: Path) -> None:
+    def fill(file: Any) -> None:
+        with Path("/dev/full").open("wb", buffering=0) as full:
+            full.write(b"x")
+
+    with pytest.raises(UserError, match="no space left"):
+        write_atomically(tmp_path / "x", fill)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
+    def stop(file: Any) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "x.json", stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(UserError, match=r"while writing .*seed0.json"):
+        toy_record("lora", 0).write(tmp_path / "runs" / "seed0.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "not a record"),
+        ('{"schema_version": 1', "not a record"),
+        ('{"schema_version": 2}', "schema_version: input should be 1"),
+        ("[]", "not a record"),
+    ],
+)
+def test_unreadable_record_is_one_line_with_its_path(
+    text: str, expected: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "toy" / "all" / "lora" / "seed0.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_records(tmp_path, "toy", "controlled")
+    assert expected in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_records_of_another_mode_are_left_out(tmp_path: Path) -> None:
+    toy_record("lora", 0).write(tmp_path / "toy/all/lora/seed0.json")
+    other = toy_record("lora", 0, recipe="as-published")
+    other.write(tmp_path / "toy/all+as-published/lora/seed0.json")
+    assert [r.recipe for r in load_records(tmp_path, "toy", "as-published")] == ["as-published"]
+
+
+def test_environment_names_versions_but_neither_host_nor_paths() -> None:
+    found = environment()
+    assert found.python == platform.python_version()
+    assert "pydantic" in found.packages
+    text = found.model_dump_json()
+    assert str(Path.home()) not in text
+    assert str(records.REPOSITORY) not in text
+    assert f'"{socket.gethostname()}"' not in text
+
+
+def test_environment_outside_git_has_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "REPOSITORY", Path("/"))
+    assert (environment().commit, environment().dirty) == (None, None)

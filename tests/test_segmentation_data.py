@@ -1,0 +1,205 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import segmentation
+from benchmarks.cards import load_card
+from benchmarks.errors import UserError
+from benchmarks.protocol_parts import Domain
+from benchmarks.segmentation import data, reading
+from tests.tiny_worlds import parts, tiny_protocol, write_label, write_world
+
+GTAV = Domain(domain="gtav", card="gtav", split="train")
+
+
+def only_pair(root: Path, domain: Domain = GTAV) -> reading.Pair:
+    return reading.evaluation_pairs(domain, root)[0]
+
+
+@pytest.mark.parametrize("name", ["gtav", "cityscapes", "bdd100k", "mapillary"])
+def test_reading_undoes_each_encoding(name: str, tmp_path: Path) -> None:
+    card = load_card(name)
+    split = "train" if name == "gtav" else "val"
+    written = write_world(tmp_path, name, split, count=1, size=(16, 24))[0]
+    label = np.random.default_rng(3).choice([*range(19), 255], (16, 24)).astype(np.uint8)
+    write_label(card, card.label_path(tmp_path, split, written, **parts(card)), label)
+    image, read = reading.read_pair(card.pairs(tmp_path, split)[0], card.label_table())
+    np.testing.assert_array_equal(read, label)
+    assert image.shape == (16, 24, 3)
+    assert image.dtype == read.dtype == np.uint8
+
+
+def test_channels_are_red_green_blue(tmp_path: Path) -> None:
+    write_world(tmp_path, count=1)
+    pair = only_pair(tmp_path)
+    Image.new("RGB", (64, 40), (250, 10, 20)).save(pair.image)
+    image, _ = reading.read_pair(pair, load_card("gtav").label_table())
+    assert image[0, 0].tolist() == [250, 10, 20]
+
+
+@pytest.mark.parametrize("kind", ["image", "label"])
+def test_truncated_png(kind: str, tmp_path: Path) -> None:
+    write_world(tmp_path, count=1)
+    file = getattr(only_pair(tmp_path), kind)
+    content = file.read_bytes()
+    for length in (len(content) // 2, 20, 0):
+        file.write_bytes(content[:length])
+        with pytest.raises(UserError, match=rf"{file.name}: cannot be decoded .*again"):
+            reading.read_pair(only_pair(tmp_path), load_card("gtav").label_table())
+
+
+def test_label_value_outside_the_encoding(tmp_path: Path) -> None:
+    write_world(tmp_path, count=1)
+    pair = only_pair(tmp_path)
+    Image.fromarray(np.full((40, 64), 77, np.uint8)).save(pair.label)
+    with pytest.raises(UserError, match=r"label values \[77\] are not in the encoding"):
+        reading.read_pair(pair, load_card("gtav").label_table())
+
+
+def test_label_with_colours(tmp_path: Path) -> None:
+    write_world(tmp_path, count=1)
+    pair = only_pair(tmp_path)
+    Image.fromarray(np.zeros((40, 64, 3), np.uint8)).save(pair.label)
+    with pytest.raises(UserError, match=r"holds colours .*mode RGB"):
+        reading.read_pair(pair, load_card("gtav").label_table())
+
+
+def test_sizes_differ(tmp_path: Path) -> None:
+    write_world(tmp_path, count=1)
+    pair = only_pair(tmp_path)
+    Image.new("RGB", (32, 40)).save(pair.image)
+    with pytest.raises(UserError, match=r"is 32x40 pixels, its label 64x40"):
+        reading.read_pair(pair, load_card("gtav").label_table())
+
+
+def test_holdout_and_limit(tmp_path: Path) -> None:
+    names = write_world(tmp_path, count=6)
+    domain = GTAV.model_copy(update={"holdout": 2})
+
+    def shown(pairs: list) -> list[str]:
+        return [pair.name for pair in pairs]
+
+    assert shown(reading.training_pairs(domain, tmp_path)) == names[:4]
+    assert shown(reading.evaluation_pairs(domain, tmp_path)) == names[4:]
+    assert shown(reading.evaluation_pairs(GTAV, tmp_path)) == names
+    limited = domain.model_copy(update={"limit": 1})
+    assert shown(reading.training_pairs(limited, tmp_path)) == names[:1]
+    assert shown(reading.evaluation_pairs(limited, tmp_path)) == names[4:5]
+
+
+def test_everything_held_out(tmp_path: Path) -> None:
+    write_world(tmp_path, count=2)
+    with pytest.raises(UserError, match="leave none to train on"):
+        reading.training_pairs(GTAV.model_copy(update={"holdout": 2}), tmp_path)
+    with pytest.raises(UserError, match="fewer than the 3 held out"):
+        reading.evaluation_pairs(GTAV.model_copy(update={"holdout": 3}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "keep_ratio", "expected"),
+    [
+        ((40, 64), None, True, (40, 64)),
+        ((40, 64), (20, 64), True, (20, 32)),
+        ((720, 1280), (1024, 2048), True, (1024, 1820)),
+        ((100, 50), (64, 128), True, (64, 32)),
+        ((40, 64), (20, 20), False, (20, 20)),
+    ],
+)
+def test_fit(
+    shape: tuple[int, int],
+    size: tuple[int, int] | None,
+    keep_ratio: bool,
+    expected: tuple[int, int],
+) -> None:
+    image = np.zeros((*shape, 3), np.uint8)
+    assert reading.fit(image, size, keep_ratio).shape[:2] == expected
+
+
+def same(one: dict, other: dict) -> bool:
+    return all(torch.equal(one[key], other[key]) for key in ("image", "label"))
+
+
+def test_batches_resume_anywhere(tmp_path: Path) -> None:
+    write_world(tmp_path, count=4)
+    protocol = tiny_protocol()
+    whole = list(data.batches(protocol, tmp_path, seed=1, first=0))
+    assert len(whole) == 6
+    assert whole[0]["image"].shape == (2, 3, 32, 32)
+    assert whole[0]["image"].dtype == torch.float32
+    assert whole[0]["label"].dtype == torch.int64
+    for first in (1, 4):
+        rest = list(data.batches(protocol, tmp_path, seed=1, first=first))
+        assert len(rest) == 6 - first
+        assert all(same(one, other) for one, other in zip(rest, whole[first:], strict=True))
+    assert not same(whole[0], next(iter(data.batches(protocol, tmp_path, seed=2, first=0))))
+
+
+def test_batches_leave_the_global_generator_alone(tmp_path: Path) -> None:
+    write_world(tmp_path, count=4)
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    next(iter(data.batches(tiny_protocol(), tmp_path, seed=1, first=0)))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_loader_processes_change_nothing(tmp_path: Path) -> None:
+    write_world(tmp_path, count=4)
+    here, there = tiny_protocol(), tiny_protocol()
+    there.recipe.loader_workers = 1
+    for one, other in zip(
+        data.batches(here, tmp_path, 1, 0), data.batches(there, tmp_path, 1, 0), strict=True
+    ):
+        assert same(one, other)
+
+
+def test_epochs_are_permutations_of_all_sources(tmp_path: Path) -> None:
+    write_world(tmp_path, count=3)
+    write_world(tmp_path, "bdd100k", "train", count=2)
+    sources = (GTAV, Domain(domain="bdd100k", card="bdd100k", split="train"))
+    protocol = tiny_protocol(source=sources)
+    samples = data.TrainingSamples(sources, tmp_path, protocol.augment, protocol.input, seed=0)
+    epochs = [[samples.index(n) for n in range(start, start + 5)] for start in (0, 5, 10)]
+    assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+    assert sum(pair.image.suffix == ".jpg" for pair, _ in samples.pairs) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_training_file_is_one_line(workers: int, tmp_path: Path) -> None:
+    write_world(tmp_path, count=3)
+    for pair in reading.training_pairs(GTAV, tmp_path):
+        pair.image.write_bytes(b"")
+    protocol = tiny_protocol()
+    protocol.recipe.loader_workers = workers
+    with pytest.raises(UserError, match=r"\.png: cannot be decoded") as caught:
+        next(iter(data.batches(protocol, tmp_path, 0, 0)))
+    assert "Traceback" not in str(caught.value)
+
+
+def test_missing_data_root_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        data.batches(tiny_protocol(), tmp_path / "nowhere", 0, 0)
+
+
+def test_evaluation_sample_keeps_the_ground_truth_size(tmp_path: Path) -> None:
+    write_world(tmp_path, "bdd100k", "val", count=2, size=(40, 64))
+    protocol = tiny_protocol()
+    sample = next(iter(data.evaluation_samples(protocol, tmp_path, protocol.targets[0])))
+    assert sample["image"].shape == (3, 30, 48)
+    assert sample["label"].shape == (40, 64)
+    assert sample["domain"] == "bdd100k"
+
+
+def test_domain_names_and_fingerprints(tmp_path: Path) -> None:
+    write_world(tmp_path, count=3)
+    write_world(tmp_path, "bdd100k", "val", count=2)
+    protocol = tiny_protocol()
+    names = [domain.domain for domain in segmentation.domains(protocol)]
+    assert names == ["gtav_held_out", "bdd100k"]
+    prints = segmentation.fingerprints(protocol, tmp_path)
+    assert set(prints) == {"gtav", *names}
+    assert prints["gtav"] == prints["gtav_held_out"] != prints["bdd100k"]
+    assert all(len(value) == 64 for value in prints.values())

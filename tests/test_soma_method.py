@@ -1,0 +1,114 @@
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from soma import LowRankLinear, Method, NotApplicable, NotFoldable, SoMA, adapt
+
+Build = Callable[..., nn.Module]
+SIX = {"attn.qkv.q", "attn.qkv.k", "attn.qkv.v", "attn.proj", "mlp.fc1", "mlp.fc2"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Everything(Method):
+    source: ClassVar[str] = "test"
+
+    def trains(self, name: str) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("start", "blocks", "index"),
+    [(0, 9, 0), (0.0, 9, 0), (1 / 3, 24, 8), (1 / 3, 9, 3), (1 / 3, 4, 1), (0.5, 9, 5), (8, 9, 8)],
+)
+def test_start_block_becomes_an_index(start, blocks, index) -> None:
+    vit = nn.Module()
+    vit.blocks = nn.ModuleList(nn.Identity() for _ in range(blocks))
+    placed = Everything(start_block=start).placed(vit)
+    assert placed.start_block == index
+    assert isinstance(placed.start_block, int)
+
+
+@pytest.mark.parametrize("start", [4, 9, 0.99])
+def test_start_block_past_the_end(small_vit: Build, start) -> None:
+    with pytest.raises(ValueError, match="has 4 blocks"):
+        adapt(Everything(start_block=start), small_vit())
+
+
+@pytest.mark.parametrize("start", [0, 1, 3])
+def test_nothing_before_the_start_block_learns(small_vit: Build, start: int) -> None:
+    vit = small_vit()
+    placed = adapt(Everything(start_block=start), vit)
+    assert placed == Everything(start_block=start)
+    for name, parameter in vit.named_parameters():
+        early = name.startswith(tuple(f"blocks.{i}." for i in range(start)))
+        embedding = not name.startswith(("blocks.", "norm."))
+        assert parameter.requires_grad == (start == 0 or not (early or embedding)), name
+
+
+def test_soma_as_the_paper_defines_it(small_vit: Build) -> None:
+    vit = small_vit()
+    plain = copy.deepcopy(vit)
+    placed = adapt(SoMA(rank=2), vit)
+    assert placed.start_block == 1  # a third of 4, rounded
+    assert placed.annealed_decay
+    learns = {name for name, parameter in vit.named_parameters() if parameter.requires_grad}
+    assert learns == {
+        f"blocks.{block}.{linear}.{tensor}"
+        for block in (1, 2, 3)
+        for linear in SIX
+        for tensor in ("lora_a", "lora_b", "bias")
+    }
+    for name, module in vit.named_modules():
+        if isinstance(module, LowRankLinear):
+            weight = plain.get_submodule(name).weight.detach().double()
+            u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+            largest_of_minor = s[-2]
+            residual = module.weight.detach().double()
+            assert torch.linalg.matrix_rank(residual, atol=largest_of_minor / 2) == len(s) - 2
+            assert (residual @ vh[-2:].T).norm() < 1e-5  # the minor directions are taken out
+            assert (u[:, -2:].T @ residual).norm() < 1e-5
+
+
+def test_needs_are_checked_before_anything_changes() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Tokens(Everything):
+        needs: ClassVar[frozenset[str]] = frozenset({"token_sequence"})
+
+    grid = nn.Module()
+    grid.blocks = nn.ModuleList([nn.Linear(2, 2)])
+    grid.requires_grad_(False)
+    with pytest.raises(NotApplicable, match="token_sequence"):
+        adapt(Tokens(), grid)
+    assert not grid.blocks[0].weight.requires_grad
+    adapt(Everything(), grid)
+    assert grid.blocks[0].weight.requires_grad
+
+
+def test_fused_qkv_is_refused_with_the_mend(small_vit: Build) -> None:
+    vit = small_vit(split=False)
+    with pytest.raises(NotApplicable, match=r"q, k, v; call split_qkv\(vit\) first"):
+        adapt(SoMA(rank=2), vit)
+    assert not any(isinstance(module, LowRankLinear) for module in vit.modules())
+
+
+def test_adapting_twice_is_refused(small_vit: Build) -> None:
+    vit = small_vit()
+    adapt(SoMA(rank=2), vit)
+    with pytest.raises(ValueError, match="adapted already"):
+        adapt(SoMA(rank=2), vit)
+
+
+def test_a_method_that_adds_modules_must_define_fold(small_vit: Build) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Adds(Everything):
+        def attach(self, vit: nn.Module) -> None:
+            vit.added = nn.Linear(1, 1)
+
+    Everything().fold(small_vit())
+    with pytest.raises(NotFoldable, match="Adds"):
+        Adds().fold(small_vit())

@@ -1,0 +1,315 @@
+"""Tables from hand-made records, against committed texts; refusals; nothing is left out silently.
+
+After a wanted change of the layout, `PYTHONPATH=.:tests python tests/test_tables.py` writes the
+texts anew.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_records import (
+    DATA,
+    evaluation,
+    toy_protocol,
+    toy_record,
+    toy_records,
+    toy_table,
+)
+
+from benchmarks import table_spec, tables
+from benchmarks.errors import UserError
+from benchmarks.record import Record
+from benchmarks.selection import select
+from benchmarks.tables import Request, Row, Table
+from benchmarks.tables_format import render
+
+GOLDEN = {form: DATA / f"toy_table.{form}" for form in ("md", "csv", "tex")}
+
+
+def build(
+    folder: Path,
+    records: Sequence[Record] | None = None,
+    against: Sequence[Record] | None = None,
+    **request: Any,
+) -> Table:
+    spec = toy_table(folder)
+    return tables.build(
+        spec,
+        toy_protocol(),
+        toy_records() if records is None else records,
+        table_spec.published(spec.published),
+        Request(**request),
+        against,
+    )
+
+
+def row(table: Table, label: str, block: int = 0) -> Row:
+    return next(row for row in table.blocks[block].rows if row.label == label)
+
+
+def golden(folder: Path) -> Table:
+    """The toy table beside reference records in which lora was 0.4 better and soma is missing."""
+    better = {
+        0: evaluation(20, 42.0, 28.9, 26.4),
+        1: evaluation(20, 42.5, 29.3, 26.6),
+        2: evaluation(20, 42.1, 29.0, 26.9),
+    }
+    against = [
+        toy_record(r.label, r.seed, evaluations=[better[r.seed]]) if r.label == "lora" else r
+        for r in toy_records()
+        if r.label != "soma"
+    ]
+    return build(folder, against=against)
+
+
+@pytest.mark.parametrize("form", GOLDEN)
+def test_golden_table(form: str, tmp_path: Path) -> None:
+    assert render(golden(tmp_path), form) == GOLDEN[form].read_text(encoding="utf-8")
+
+
+def test_average_is_taken_per_seed_before_mean_and_deviation(tmp_path: Path) -> None:
+    average = row(build(tmp_path), "soma").scores["avg"]
+    # per seed (26.5 + 24.3) / 2 = 25.4 and (26.1 + 25.7) / 2 = 25.9
+    assert average.mean == pytest.approx(25.65)
+    assert average.sd == pytest.approx(0.5 / 2**0.5)
+    assert average.n == 2
+
+
+def test_difference_is_paired_with_the_reference_row(tmp_path: Path) -> None:
+    found = row(build(tmp_path), "lora").difference
+    # Avg of lora 27.25, 27.55, 27.55 minus 25.5, 25.7, 25.6 of freeze
+    assert found.mean == pytest.approx((1.75 + 1.85 + 1.95) / 3)
+    assert found.paired
+    assert found.excludes_zero
+    assert row(build(tmp_path), "freeze").difference is None
+    assert row(build(tmp_path, reference="lora"), "freeze").difference.mean == -found.mean
+
+
+def test_only_resolved_differences_are_bold(tmp_path: Path) -> None:
+    lines = render(build(tmp_path), "md").splitlines()
+    bold = {line.split("|")[1].strip() for line in lines if "**" in line}
+    assert bold == {"full", "lora"}
+    assert any("unresolved" in line for line in lines if line.startswith("| soma"))
+
+
+def test_completeness_line_counts_failed_and_missing(tmp_path: Path) -> None:
+    records = [r for r in toy_records() if (r.label, r.seed) not in {("lora", 1), ("lora", 2)}]
+    line = build(tmp_path, records).blocks[0].completeness
+    assert line == (
+        "9/12 cells, 1 failed: soma seed 2: loss not finite at step 12, 2 missing: lora seed 1, 2"
+    )
+
+
+def test_row_of_failed_cells_says_failed_and_not_a_number(tmp_path: Path) -> None:
+    failed = [
+        toy_record("soma", seed, status="failed", reason="no memory", evaluations=[])
+        for seed in (0, 1, 2)
+    ]
+    table = build(tmp_path, [r for r in toy_records() if r.label != "soma"] + failed)
+    line = next(t for t in render(table, "md").splitlines() if t.startswith("| soma"))
+    assert line.count("failed") >= 5
+    flat = next(r for r in json.loads(render(table, "json")) if r["method"] == "soma")
+    assert (flat["n"], flat["avg_mean"], flat["trainable"]) == (0, None, None)
+
+
+def test_method_that_does_not_apply_says_so_with_its_reason(tmp_path: Path) -> None:
+    refused = [
+        toy_record("soma", seed, status="not_applicable", reason="no tokens", evaluations=[])
+        for seed in (0, 1, 2)
+    ]
+    table = build(tmp_path, [r for r in toy_records() if r.label != "soma"] + refused)
+    assert "3 not applicable: soma: no tokens" in table.blocks[0].completeness
+    assert "| n/a" in render(table, "md")
+
+
+def test_missing_row_is_a_dash_in_words_and_empty_in_csv(tmp_path: Path) -> None:
+    table = build(tmp_path, [r for r in toy_records() if r.label != "soma"])
+    line = next(t for t in render(table, "md").splitlines() if t.startswith("| soma"))
+    assert line.count(" - ") >= 5
+    rows = list(csv.DictReader(io.StringIO(render(table, "csv"))))
+    soma = next(r for r in rows if r["method"] == "soma")
+    assert (soma["n"], soma["avg_mean"], soma["avg_sd"], soma["s_per_step"]) == ("0", "", "", "")
+
+
+def test_csv_and_json_have_the_agreed_names_and_full_precision(tmp_path: Path) -> None:
+    table = build(tmp_path)
+    rows = json.loads(render(table, "json"))
+    assert list(rows[0]) == [
+        *("placement", "method", "n", "trainable", "s_per_step"),
+        *("cityscapes_mean", "cityscapes_sd", "cityscapes_published"),
+        *("bdd100k_mean", "bdd100k_sd", "bdd100k_published"),
+        *("avg_mean", "avg_sd", "avg_published", "source_mean", "source_sd", "source_published"),
+    ]
+    text = list(csv.DictReader(io.StringIO(render(table, "csv"))))
+    assert list(text[0]) == list(rows[0])
+    lora = next(r for r in rows if r["method"] == "lora")
+    assert lora["avg_mean"] == pytest.approx((27.25 + 27.55 + 27.55) / 3, abs=1e-12)
+    assert (lora["cityscapes_published"], lora["avg_published"]) == (65.2, None)
+
+
+def test_published_numbers_carry_their_source(tmp_path: Path) -> None:
+    table = build(tmp_path)
+    assert row(table, "full").published == {"cityscapes": ("63.7", "a"), "bdd100k": ("57.4", "a")}
+    assert row(table, "soma").published == {}
+    assert table.footnotes["a"].startswith("Rein (arXiv 2312.04265v1) Table 3: mIoU-19 on the real")
+
+
+def test_published_row_that_is_not_in_the_file_is_one_line(tmp_path: Path) -> None:
+    spec = toy_table(tmp_path).published
+    wrong = spec.model_copy(update={"methods": {"full": ({"method": "Full FTT"},)}})
+    with pytest.raises(UserError, match=r"published.csv: no row for full: .*Full FTT"):
+        table_spec.published(wrong)
+
+
+def test_published_selection_of_two_rows_is_refused(tmp_path: Path) -> None:
+    spec = toy_table(tmp_path).published
+    where = {key: value for key, value in spec.where.items() if key not in ("source", "head")}
+    wrong = spec.model_copy(update={"where": where, "methods": {"full": ({"method": "Full FT"},)}})
+    with pytest.raises(UserError, match="two rows for full"):
+        table_spec.published(wrong)
+
+
+def test_agreement_compares_row_by_row(tmp_path: Path) -> None:
+    table = golden(tmp_path)
+    text = {
+        line.split("|")[1].strip(): line for line in render(table, "md").splitlines() if "|" in line
+    }
+    assert "agrees: 0.0" in text["full"]
+    assert "differs: -0.4" in text["lora"]
+    assert row(table, "soma").agreement is None
+
+
+def test_reference_of_another_version_is_not_compared(tmp_path: Path) -> None:
+    old = [toy_record("lora", 0, protocol_version=2)]
+    table = build(tmp_path, against=old)
+    assert row(table, "lora").agreement is None
+    assert any("no committed records of version 3" in note for note in table.notes)
+
+
+def test_record_of_another_version_is_refused(tmp_path: Path) -> None:
+    records = [*toy_records()[1:], toy_record("full", 0, protocol_version=2)]
+    with pytest.raises(
+        UserError, match="full/seed0: made under toy version 2, which is at version 3"
+    ):
+        build(tmp_path, records)
+
+
+def test_record_of_other_settings_is_refused(tmp_path: Path) -> None:
+    cell = toy_record("full", 0).cell
+    changed = cell | {"protocol": cell["protocol"] | {"task": "other"}}
+    with pytest.raises(UserError, match="made under other settings of toy version 3"):
+        build(tmp_path, [toy_record("full", 0, cell=changed)])
+
+
+def test_record_from_other_data_is_refused(tmp_path: Path) -> None:
+    data = {"gtav": "aa", "gtav_held_out": "aa", "cityscapes": "XX", "bdd100k": "cc"}
+    records = [*toy_records()[:-1], toy_record("soma", 2, data=data)]
+    with pytest.raises(UserError, match=r"soma/seed2: made from other data .*\(cityscapes\)"):
+        build(tmp_path, records)
+
+
+def test_row_of_two_different_cells_is_refused(tmp_path: Path) -> None:
+    cell = toy_record("lora", 1).cell
+    changed = cell | {"method": {"name": "lora", "fields": {"rank": 99}}}
+    records = [toy_record("lora", 0), toy_record("lora", 1, cell=changed)]
+    with pytest.raises(UserError, match="lora/seed1: its method or recipe differs"):
+        build(tmp_path, records)
+
+
+def test_every_recorded_placement_gets_a_block(tmp_path: Path) -> None:
+    late = toy_record("lora", 0, placement="last-two-thirds")
+    records = [*toy_records(), late]
+    assert [b.placement for b in build(tmp_path, records).blocks] == ["all", "last-two-thirds"]
+    only = build(tmp_path, records, placements=("last-two-thirds",))
+    assert [b.placement for b in only.blocks] == ["last-two-thirds"]
+    with pytest.raises(UserError, match="no placement 'al'; did you mean 'all'"):
+        build(tmp_path, records, placements=("al",))
+
+
+def test_method_outside_the_table_gets_a_row_below(tmp_path: Path) -> None:
+    table = build(tmp_path, [*toy_records(), toy_record("my_method.Mine", 0)])
+    assert [r.label for r in table.blocks[0].rows][-1] == "my_method.Mine"
+    assert table.blocks[0].completeness.startswith("12/15 cells")
+
+
+def test_records_that_are_not_shown_are_counted(tmp_path: Path) -> None:
+    table = build(tmp_path, seeds=(0, 1), methods=("full", "lora"))
+    assert table.blocks[0].completeness == "4/4 cells"
+    assert any(note.startswith("8 other records") for note in table.notes)
+
+
+def test_notes_list_what_differs_between_rows(tmp_path: Path) -> None:
+    cell = toy_record("lora", 0).cell
+    note = next(n for n in build(tmp_path).notes if n.startswith("recipe mode: controlled"))
+    assert cell["recipe"]["backbone_lr"] == 0.003
+    assert note.endswith("differences between rows: lora: backbone_lr 0.003, rank 2")
+
+
+def test_selection_rules_are_pure_functions_of_the_evaluations() -> None:
+    evaluations = [
+        evaluation(30, 40.0, 20.0, 20.0),
+        evaluation(10, 41.0, 26.0, 24.0),
+        evaluation(20, 43.0, 21.0, 23.0),
+        evaluation(25, 43.0, 26.0, 24.0),
+    ]
+    chosen = {r: select(evaluations, r, "mIoU") for r in ("last", "source-val", "target-oracle")}
+    assert {rule: found.iteration for rule, found in chosen.items()} == {
+        "last": 30,
+        "source-val": 20,  # the earliest of equals
+        "target-oracle": 10,
+    }
+    assert select([], "last", "mIoU") is None
+    with pytest.raises(UserError, match="no selection rule 'lst'; did you mean 'last'"):
+        select(evaluations, "lst", "mIoU")
+
+
+def test_target_oracle_is_never_shown_alone(tmp_path: Path) -> None:
+    table = build(tmp_path, selections=("target-oracle",))
+    assert [block.selection for block in table.blocks] == ["last", "target-oracle"]
+    assert row(table, "lora", block=1).scores["avg"].mean == pytest.approx(28.0)  # iteration 10
+    assert any("an upper bound, not a result" in note for note in table.notes)
+    assert {r["selection"] for r in json.loads(render(table, "json"))} == {"last", "target-oracle"}
+
+
+def test_latex_escapes_what_latex_reads_as_commands(tmp_path: Path) -> None:
+    failed = toy_record("lora", 1, status="failed", reason="50% of a_b & c", evaluations=[])
+    text = render(build(tmp_path, [failed]), "tex")
+    assert r"50\% of a\_b \& c" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("methods: []", "methods: "),
+        ("referense: lora", "unknown key referense; did you mean 'reference'?"),
+    ],
+)
+def test_wrong_table_file_is_one_line(text: str, expected: str, tmp_path: Path) -> None:
+    toy_table(tmp_path)
+    file = tmp_path / "toy_table.yaml"
+    kept = [line for line in file.read_text().splitlines() if not line.startswith("methods:")]
+    file.write_text("\n".join([*kept, text]))
+    with pytest.raises(UserError) as caught:
+        table_spec.load_table(file)
+    assert str(caught.value).startswith(f"{file}: {expected}")
+
+
+def test_shipped_tables_load_with_their_protocols_and_published_numbers() -> None:
+    for path in table_spec.FOLDER.glob("*.yaml"):
+        spec = table_spec.load_table(path.stem)
+        assert spec.reference in spec.methods
+        for profile in spec.protocols:
+            assert spec.protocol(profile).profile == profile
+        table_spec.published(spec.published)
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    for form, path in GOLDEN.items():
+        path.write_text(render(golden(Path(tempfile.mkdtemp())), form), encoding="utf-8")

@@ -1,0 +1,87 @@
+"""Tiny data sets in the real layouts, and the protocol parts that read them."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.cards import Card, load_card
+from benchmarks.protocol_parts import Augment, Backbone, Domain, Head, Input, Window
+
+INPUT = Input(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+HEAD = Head(
+    hidden=32,
+    feedforward=32,
+    encoder_layers=1,
+    decoder_layers=2,
+    attention_heads=2,
+    queries=20,
+    points=64,
+)
+BACKBONE = Backbone(
+    name="vit_tiny_patch16_224",
+    args={"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2},
+    weights="random",
+    features=(0, 1, 2, 3),
+)
+
+
+def parts(card: Card) -> dict[str, str]:
+    return {"city": "zurich"} if card.name == "cityscapes" else {}
+
+
+def write_label(card: Card, file: Path, train_ids: np.ndarray) -> None:
+    """Writes trainIds as the data set stores them; the palette makes colours differ from indices."""
+    lookup = np.array([card.native_id(t) if t in (*range(19), 255) else 0 for t in range(256)])
+    image = Image.fromarray(lookup[train_ids].astype(np.uint8))
+    if card.label.encoding == "palette_png":
+        image.putpalette(bytes(range(255, -1, -1)) * 3)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image.save(file)
+
+
+def write_world(
+    root: Path,
+    card_name: str = "gtav",
+    split: str = "train",
+    count: int = 4,
+    size: tuple[int, int] = (40, 64),
+    seed: int = 0,
+) -> list[str]:
+    """`count` random images with blocks of random classes; returns their names."""
+    card, rng = load_card(card_name), np.random.default_rng(seed)
+    names = [f"zurich_{index:06d}_000019" for index in range(count)]
+    for name in names:
+        file = card.image_path(root, split, name, **parts(card))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(file)
+        blocks = rng.choice([*range(19), 255], (size[0] // 8, size[1] // 8))
+        label = np.kron(blocks, np.ones((8, 8), dtype=int))
+        write_label(card, card.label_path(root, split, name, **parts(card)), label)
+    return names
+
+
+def tiny_protocol(**changes: object) -> SimpleNamespace:
+    """What the segmentation task reads of a protocol."""
+    source = Domain(domain="gtav", card="gtav", split="train", holdout=1)
+    fields = {
+        "name": "tiny",
+        "backbone": BACKBONE,
+        "head": HEAD,
+        "source": (source,),
+        "validation": (source.model_copy(update={"domain": "gtav_held_out"}),),
+        "targets": (Domain(domain="bdd100k", card="bdd100k", split="val", size=(32, 48)),),
+        "input": INPUT,
+        "augment": Augment(
+            short_sides=(24, 40, 56),
+            long_side_max=96,
+            crop=32,
+            max_class_share=0.75,
+            flip=0.5,
+            photometric=True,
+        ),
+        "window": Window(size=32, stride=16),
+        "recipe": SimpleNamespace(iterations=6, batch=2, loader_workers=0),
+    }
+    return SimpleNamespace(**{**fields, **changes})

@@ -1,0 +1,53 @@
+"""Quick stand-ins for `run_cell`, in a module so that spawned workers find them."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from toy_records import toy_record
+
+from benchmarks.cell import Cell
+from benchmarks.errors import UserError
+from benchmarks.record import Record
+
+
+def quick(cell: Cell, out: Path, data_root: Path, device: str, progress: bool) -> Record:
+    """A done record; leaves one line per run in `<data_root>/log`."""
+    with (data_root / "log").open("a") as log:
+        log.write(f"{cell.seed} {cell.label}\n")
+    return toy_record(cell.label, cell.seed, digest=cell.digest)
+
+
+def slow(cell: Cell, out: Path, data_root: Path, device: str, progress: bool) -> Record:
+    record = quick(cell, out, data_root, device, progress)
+    time.sleep(0.5)
+    return record
+
+
+def breaks_on_lora(cell: Cell, out: Path, data_root: Path, device: str, progress: bool) -> Record:
+    if cell.label == "lora":
+        raise RuntimeError("something\nunexpected")
+    return quick(cell, out, data_root, device, progress)
+
+
+def dies_on_lora_seed_0(
+    cell: Cell, out: Path, data_root: Path, device: str, progress: bool
+) -> Record:
+    if cell.label == "lora" and cell.seed == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return quick(cell, out, data_root, device, progress)
+
+
+def data_is_broken(cell: Cell, out: Path, data_root: Path, device: str, progress: bool) -> Record:
+    raise UserError("image_7.png: truncated; fetch it again")
+
+
+def disk_is_full(cell: Cell, out: Path, data_root: Path, device: str, progress: bool) -> Record:
+    raise OSError(28, "No space left on device", "checkpoint")
+
+
+def never_ends(cell: Cell, out: Path, data_root: Path, device: str, progress: bool) -> Record:
+    (data_root / f"started{os.getpid()}").touch()
+    time.sleep(60)
+    return quick(cell, out, data_root, device, progress)
