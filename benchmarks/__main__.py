@@ -60,11 +60,14 @@ def run(
     changes = parse_changes(settings)
     cell = make_cell(held_fixed, method, seed=seed, placement=where, mode=mode, changes=changes)
     cell = cell.reading(arguments.fingerprints(held_fixed, root))
-    record = run_one(Plan((cell,), out, root, device, run_cell), cell, True, wait_for_lock=False)
-    if record is None:
+    result = run_one(Plan((cell,), out, root, device, run_cell), cell, True, wait_for_lock=False)
+    if result is None:
         raise UserError(
             f"{cell}: another process runs it now; its record will be {out / cell.path}"
         )
+    record, made = result
+    if not made:
+        print("recorded before; nothing was run", file=sys.stderr)
     listing.print_record(record)
     print(out / cell.path)
     if record.status == "failed":
@@ -176,11 +179,11 @@ def list_(
 
 
 @app.command()
-def bench() -> None:
-    """Measure rendering, a training step and evaluation."""
+def bench(data_root: Annotated[Path, typer.Option()] = REPOSITORY / "data" / "mini") -> None:
+    """Measure rendering, a training step and evaluation on the mini worlds in DATA_ROOT."""
     from benchmarks import bench as benchmark
 
-    benchmark.main()
+    benchmark.main(data_root)
 
 
 @mini.command()
@@ -189,6 +192,18 @@ def render(root: Annotated[Path, typer.Option()] = REPOSITORY / "data" / "mini")
     from benchmarks.mini.worlds import render_worlds
 
     render_worlds(root)
+
+
+@mini.command()
+def sheet(
+    root: Annotated[Path, typer.Option()] = REPOSITORY / "data" / "mini",
+    out: Annotated[Path, typer.Option()] = REPOSITORY / "results" / "mini",
+) -> None:
+    """Write contact_sheet.png and class_share.csv of the worlds rendered below ROOT."""
+    from benchmarks.mini import worlds
+
+    print(worlds.contact_sheet(out))
+    print(worlds.class_shares(root, out))
 
 
 @mini.command()

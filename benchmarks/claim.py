@@ -44,8 +44,12 @@ def finished(cell: Cell, out: Path) -> Record | None:
     return record
 
 
-def run_one(plan: Plan, cell: Cell, progress: bool, wait_for_lock: bool) -> Record | None:
-    """The record of a cell, run now under its lock if there is none; None if the lock is taken.
+def run_one(
+    plan: Plan, cell: Cell, progress: bool, wait_for_lock: bool
+) -> tuple[Record, bool] | None:
+    """The record of a cell, and whether it was made now, under the cell's lock.
+
+    None if someone else holds the lock and it is not waited for.
 
     Anything unexpected inside the cell becomes a failed record and its traceback goes to stderr.
 
@@ -59,7 +63,7 @@ def run_one(plan: Plan, cell: Cell, progress: bool, wait_for_lock: bool) -> Reco
         with filelock.FileLock(f"{path}.lock", timeout=timeout, poll_interval=POLL):
             record = finished(cell, plan.out)
             if record is not None:
-                return record
+                return record, False
             try:
                 record = plan.run(cell, plan.out, plan.data_root, plan.device, progress)
             except (UserError, OSError):
@@ -69,7 +73,7 @@ def run_one(plan: Plan, cell: Cell, progress: bool, wait_for_lock: bool) -> Reco
                 record = failed_record(cell, f"{type(error).__name__}: {error}")
             if not path.exists():
                 record.write(path)
-            return record
+            return record, True
     except filelock.Timeout:
         return None
     except OSError as error:

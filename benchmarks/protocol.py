@@ -87,7 +87,7 @@ class Protocol(Strict):
     head: Head
     source: Annotated[tuple[Domain, ...], Field(min_length=1)]
     validation: tuple[Domain, ...] = ()
-    targets: Annotated[tuple[Domain, ...], Field(min_length=1)]
+    targets: tuple[Domain, ...]
     input: Input
     augment: Augment
     window: Window
@@ -107,6 +107,8 @@ class Protocol(Strict):
                 f"default_placement {self.default_placement!r} is not a placement{known}"
             )
         scored = [part.domain for part in (*self.validation, *self.targets)]
+        if not scored:
+            raise ValueError("no domain is scored; give targets or a validation domain")
         for name in scored:
             if scored.count(name) > 1:
                 raise ValueError(f"domain {name!r} is scored twice; give each its own name")

@@ -130,8 +130,10 @@ class _Crew:
             if words not in self.outcome.errors:
                 self.outcome.errors.append(words)
         else:
-            self.outcome.ran += 1
-            when = f"{seconds:.0f} s"
+            made = seconds is not None
+            self.outcome.ran += made
+            self.outcome.skipped += not made
+            when = f"{seconds:.0f} s" if made else "recorded by another sweep"
             _note(self.plan.cells[index], kind, words, when, self.outcome, self.report)
         self.assign(connection)
 
@@ -160,19 +162,20 @@ def _note(
 
 
 def _worker(plan: Plan, connection: Connection) -> None:
-    """Body of a worker process: cells in, (status, reason, seconds) out."""
+    """Body of a worker process: cells in, (status, reason, seconds or None) out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it stops the workers
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
         while (task := connection.recv()) is not None:
             index, waiting = task
             started = time.monotonic()
             try:
-                record = run_one(plan, plan.cells[index], False, waiting)
+                result = run_one(plan, plan.cells[index], False, waiting)
             except UserError as error:
-                connection.send(("error", str(error), 0.0))
+                connection.send(("error", str(error), None))
                 continue
-            if record is None:
-                connection.send(("held", "", 0.0))
+            if result is None:
+                connection.send(("held", "", None))
             else:
-                seconds = time.monotonic() - started
+                record, made = result
+                seconds = time.monotonic() - started if made else None
                 connection.send((record.status, record.reason, seconds))

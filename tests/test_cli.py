@@ -204,6 +204,8 @@ def test_run_prints_scores_and_the_path_of_the_record(
     assert text.splitlines()[0] == "lora seed 1: done"
     assert text.splitlines()[-1] == str(out / "toy/all/lora/seed1.json")
     assert "cityscapes           mIoU 28.90 (2 images, target)" in text
+    code, again, err = command(*base)
+    assert (code, again, err) == (0, text, "recorded before; nothing was run\n")
 
 
 def test_run_of_another_cell_at_the_same_path_is_refused(

@@ -4,7 +4,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from benchmarks.cards import Card, load_card
 from benchmarks.protocol_parts import Augment, Backbone, Domain, Head, Input, Window
@@ -32,7 +34,7 @@ def parts(card: Card) -> dict[str, str]:
 
 
 def write_label(card: Card, file: Path, train_ids: np.ndarray) -> None:
-    """Writes trainIds as the data set stores them; the palette makes colours differ from indices."""
+    """Writes trainIds as the data set stores them, with a palette whose colours mislead."""
     lookup = np.array([card.native_id(t) if t in (*range(19), 255) else 0 for t in range(256)])
     image = Image.fromarray(lookup[train_ids].astype(np.uint8))
     if card.label.encoding == "palette_png":
@@ -85,3 +87,14 @@ def tiny_protocol(**changes: object) -> SimpleNamespace:
         "recipe": SimpleNamespace(iterations=6, batch=2, loader_workers=0),
     }
     return SimpleNamespace(**{**fields, **changes})
+
+
+def random_batch(
+    count: int = 2, classes: tuple[int, ...] = (0, 3, 7, 18), size: int = 32
+) -> dict[str, Tensor]:
+    """Noise images with blocks of the given classes and a strip without label."""
+    generator = torch.Generator().manual_seed(1)
+    blocks = torch.randint(len(classes), (count, size // 8, size // 8), generator=generator)
+    label = torch.tensor(classes)[blocks].repeat_interleave(8, 1).repeat_interleave(8, 2)
+    label[:, :4] = 255
+    return {"image": torch.randn(count, 3, size, size, generator=generator), "label": label}

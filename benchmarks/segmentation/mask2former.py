@@ -105,9 +105,12 @@ class MaskHead(nn.Module):
             self.pixel_decoder = Mask2FormerPixelDecoder(config, [sizes.hidden] * len(SCALES))
         # The decoder begins with a 1x1 convolution of each resized map. Both are linear and act on
         # other axes, so their order is free: first reducing the channels is many times cheaper.
-        for block in (self.pixel_decoder.adapter_1, *self.pixel_decoder.input_projections):
+        fine_to_coarse = self.pixel_decoder.input_projections[::-1]
+        self.reduce = nn.ModuleList()
+        for block in (self.pixel_decoder.adapter_1, *fine_to_coarse):
+            bias = block[0].bias is not None
+            self.reduce.append(nn.Conv2d(width, sizes.hidden, 1, bias=bias))
             block[0] = nn.Identity()
-        self.reduce = nn.ModuleList(nn.Conv2d(width, sizes.hidden, 1) for _ in SCALES)
         self.transformer = Mask2FormerTransformerModule(sizes.hidden, config)
         self.class_predictor = nn.Linear(sizes.hidden, classes + 1)
         self._initialise()

@@ -1,0 +1,89 @@
+"""How fast the suite is here: rendering, one training step per method, evaluation."""
+
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+
+from benchmarks import segmentation
+from benchmarks.cell import make_cell
+from benchmarks.mini.worlds import WORLDS, sample
+from benchmarks.protocol import Protocol, load_protocol
+from benchmarks.run import build, make_fabric, make_training
+from benchmarks.segmentation.evaluate import evaluate
+from benchmarks.table_spec import load_table
+from benchmarks.train import Training
+
+
+def main(data_root: Path, rounds: int = 7) -> None:
+    """Print render speed, ms per training step of every method of Table 1, evaluation speed.
+
+    Everything runs in this process on as many threads as the protocol says. Training steps of the
+    methods take turns, so that a busy machine slows all of them alike; medians are printed, and
+    ratios to the first method.
+    """
+    protocol = load_protocol("mini_gtav")
+    torch.set_num_threads(protocol.recipe.threads)
+    print(f"{protocol.name}, {torch.get_num_threads()} thread, median of {rounds} rounds\n")
+    _print_rendering(rounds)
+    trainings = _trainings(protocol)
+    _print_steps(protocol, data_root, trainings, rounds)
+    _print_evaluation(protocol, data_root, next(iter(trainings.values())))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _render(domain: str, indices: range) -> None:
+    for index in indices:
+        sample(domain, index)
+
+
+def _print_rendering(rounds: int, images: int = 10) -> None:
+    for domain in WORLDS:
+        times = [
+            _seconds(partial(_render, domain, range(n * images, (n + 1) * images)))
+            for n in range(rounds)
+        ]
+        print(f"render {domain:<12} {images / statistics.median(times):6.0f} images/s")
+    print()
+
+
+def _trainings(protocol: Protocol) -> dict[str, Training]:
+    fabric = make_fabric("cpu", protocol.recipe.precision)
+    trainings = {}
+    for method in load_table("table1").methods:
+        cell = make_cell(protocol, method, seed=0)
+        trainings[method] = make_training(cell, build(cell, segmentation), fabric)
+    return trainings
+
+
+def _print_steps(
+    protocol: Protocol, data_root: Path, trainings: dict[str, Training], rounds: int
+) -> None:
+    loader = segmentation.batches(protocol, data_root, 0, 0)
+    times: dict[str, list[float]] = {method: [] for method in trainings}
+    for _ in range(rounds + 1):  # the first round warms up
+        batch = next(loader)
+        for method, training in trainings.items():
+            times[method].append(_seconds(lambda t=training, b=batch: t.step(iter([b]))))
+    medians = {method: statistics.median(t[1:]) for method, t in times.items()}
+    first = next(iter(medians.values()))
+    rows = [[method, 1000 * value, value / first] for method, value in medians.items()]
+    names = ["method", "ms/step", f"ratio to {next(iter(medians))}"]
+    print(tabulate(rows, names, floatfmt=("", ".0f", ".2f")), "\n")
+
+
+def _print_evaluation(protocol: Protocol, data_root: Path, training: Training) -> None:
+    domain = protocol.targets[0].model_copy(update={"limit": 32})
+    model = training.state.model.eval()
+    with torch.no_grad():
+        seconds = _seconds(lambda: evaluate(model, protocol, data_root, domain))
+    print(f"evaluate {domain.domain:<10} {32 / seconds:6.1f} images/s")
