@@ -33,9 +33,12 @@ mini: $(READY)  ## render the mini worlds into DATA_ROOT
 SELECTION_FLAGS = --profile $(strip $(PROFILE)) --placement $(strip $(PLACEMENT)) --recipe $(strip $(RECIPE)) \
 	--data-root $(strip $(DATA_ROOT)) $(if $(strip $(SEEDS)),--seeds $(strip $(SEEDS))) $(if $(strip $(METHODS)),--methods $(strip $(METHODS)))
 
+# A failed cell (exit 1) still gets its table, which says so; anything to mend (exit 2) stops here.
 reproduce-table1: $(if $(filter mini smoke,$(PROFILE)),mini,setup)  ## train every cell of Table 1 here and print the table
-	$(BENCH) sweep table1 $(SELECTION_FLAGS) --workers $(strip $(WORKERS)) --device $(strip $(DEVICE)) --out $(strip $(OUT))/runs
-	$(BENCH) table table1 $(SELECTION_FLAGS) --records $(strip $(OUT))/runs --against results/reference --write $(strip $(OUT))/tables
+	@$(BENCH) sweep table1 $(SELECTION_FLAGS) --workers $(strip $(WORKERS)) --device $(strip $(DEVICE)) --out $(strip $(OUT))/runs; \
+	status=$$?; [ $$status -gt 1 ] || \
+	$(BENCH) table table1 $(SELECTION_FLAGS) --records $(strip $(OUT))/runs --against results/reference --write $(strip $(OUT))/tables \
+	|| status=$$?; exit $$status
 
 table1: $(READY)  ## print Table 1 from the committed reference records, without training
 	$(BENCH) table table1

@@ -5,6 +5,7 @@ two sweeps at once therefore share the work. A record is the only sign that a ce
 """
 
 import multiprocessing
+import os
 import signal
 import time
 from collections import deque
@@ -19,6 +20,9 @@ from benchmarks.claim import Plan, finished, run_one
 from benchmarks.errors import UserError
 
 Report = Callable[[str, bool], None]  # a line, and whether it ends a cell
+# glibc hands large blocks back to the kernel after each use; keeping them made training 2-6 % and
+# evaluation 10-20 % faster on the mini profile. Read when a process starts, so set for the workers.
+_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 
 
 @dataclass
@@ -87,6 +91,8 @@ class _Crew:
     def work(self, workers: int) -> None:
         """Run all cells; whatever happens, no worker outlives this call."""
         context = multiprocessing.get_context("spawn")
+        for name, value in _KEEP_MEMORY.items():
+            os.environ.setdefault(name, value)
         try:
             for _ in range(workers):
                 ours, theirs = context.Pipe()

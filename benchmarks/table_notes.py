@@ -96,8 +96,11 @@ def _differences(protocol: Protocol, records: Sequence[Record]) -> str:
             by_label[record.label] = changed
     if not by_label:
         return "the same recipe in every row"
-    rows = "; ".join(f"{label}: {', '.join(by_label[label])}" for label in sorted(by_label))
-    return f"differences between rows: {rows}"
+    by_change: dict[str, list[str]] = {}
+    for label, changed in by_label.items():
+        by_change.setdefault(", ".join(changed), []).append(label)
+    rows = (f"{', '.join(labels)}: {change}" for change, labels in by_change.items())
+    return f"differences between rows: {'; '.join(rows)}"
 
 
 def _machines(records: Sequence[Record]) -> list[str]:

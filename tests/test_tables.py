@@ -7,49 +7,24 @@ texts anew.
 import csv
 import io
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from toy_records import (
     DATA,
+    build,
     evaluation,
-    toy_protocol,
+    row,
     toy_record,
     toy_records,
-    toy_table,
 )
 
-from benchmarks import table_spec, tables
 from benchmarks.errors import UserError
-from benchmarks.record import Record
 from benchmarks.selection import select
-from benchmarks.tables import Request, Row, Table
+from benchmarks.tables import Table
 from benchmarks.tables_format import render
 
 GOLDEN = {form: DATA / f"toy_table.{form}" for form in ("md", "csv", "tex")}
-
-
-def build(
-    folder: Path,
-    records: Sequence[Record] | None = None,
-    against: Sequence[Record] | None = None,
-    **request: Any,
-) -> Table:
-    spec = toy_table(folder)
-    return tables.build(
-        spec,
-        toy_protocol(),
-        toy_records() if records is None else records,
-        table_spec.published(spec.published),
-        Request(**request),
-        against,
-    )
-
-
-def row(table: Table, label: str, block: int = 0) -> Row:
-    return next(row for row in table.blocks[block].rows if row.label == label)
 
 
 def golden(folder: Path) -> Table:
@@ -152,75 +127,6 @@ def test_csv_and_json_have_the_agreed_names_and_full_precision(tmp_path: Path) -
     assert (lora["cityscapes_published"], lora["avg_published"]) == (65.2, None)
 
 
-def test_published_numbers_carry_their_source(tmp_path: Path) -> None:
-    table = build(tmp_path)
-    assert row(table, "full").published == {"cityscapes": ("63.7", "a"), "bdd100k": ("57.4", "a")}
-    assert row(table, "soma").published == {}
-    assert table.footnotes["a"].startswith("Rein (arXiv 2312.04265v1) Table 3: mIoU-19 on the real")
-
-
-def test_published_row_that_is_not_in_the_file_is_one_line(tmp_path: Path) -> None:
-    spec = toy_table(tmp_path).published
-    wrong = spec.model_copy(update={"methods": {"full": ({"method": "Full FTT"},)}})
-    with pytest.raises(UserError, match=r"published.csv: no row for full: .*Full FTT"):
-        table_spec.published(wrong)
-
-
-def test_published_selection_of_two_rows_is_refused(tmp_path: Path) -> None:
-    spec = toy_table(tmp_path).published
-    where = {key: value for key, value in spec.where.items() if key not in ("source", "head")}
-    wrong = spec.model_copy(update={"where": where, "methods": {"full": ({"method": "Full FT"},)}})
-    with pytest.raises(UserError, match="two rows for full"):
-        table_spec.published(wrong)
-
-
-def test_agreement_compares_row_by_row(tmp_path: Path) -> None:
-    table = golden(tmp_path)
-    text = {
-        line.split("|")[1].strip(): line for line in render(table, "md").splitlines() if "|" in line
-    }
-    assert "agrees: 0.0" in text["full"]
-    assert "differs: -0.4" in text["lora"]
-    assert row(table, "soma").agreement is None
-
-
-def test_reference_of_another_version_is_not_compared(tmp_path: Path) -> None:
-    old = [toy_record("lora", 0, protocol_version=2)]
-    table = build(tmp_path, against=old)
-    assert row(table, "lora").agreement is None
-    assert any("no committed records of version 3" in note for note in table.notes)
-
-
-def test_record_of_another_version_is_refused(tmp_path: Path) -> None:
-    records = [*toy_records()[1:], toy_record("full", 0, protocol_version=2)]
-    with pytest.raises(
-        UserError, match="full/seed0: made under toy version 2, which is at version 3"
-    ):
-        build(tmp_path, records)
-
-
-def test_record_of_other_settings_is_refused(tmp_path: Path) -> None:
-    cell = toy_record("full", 0).cell
-    changed = cell | {"protocol": cell["protocol"] | {"task": "other"}}
-    with pytest.raises(UserError, match="made under other settings of toy version 3"):
-        build(tmp_path, [toy_record("full", 0, cell=changed)])
-
-
-def test_record_from_other_data_is_refused(tmp_path: Path) -> None:
-    data = {"gtav": "aa", "gtav_held_out": "aa", "cityscapes": "XX", "bdd100k": "cc"}
-    records = [*toy_records()[:-1], toy_record("soma", 2, data=data)]
-    with pytest.raises(UserError, match=r"soma/seed2: made from other data .*\(cityscapes\)"):
-        build(tmp_path, records)
-
-
-def test_row_of_two_different_cells_is_refused(tmp_path: Path) -> None:
-    cell = toy_record("lora", 1).cell
-    changed = cell | {"method": {"name": "lora", "fields": {"rank": 99}}}
-    records = [toy_record("lora", 0), toy_record("lora", 1, cell=changed)]
-    with pytest.raises(UserError, match="lora/seed1: its method or recipe differs"):
-        build(tmp_path, records)
-
-
 def test_every_recorded_placement_gets_a_block(tmp_path: Path) -> None:
     late = toy_record("lora", 0, placement="last-two-thirds")
     records = [*toy_records(), late]
@@ -280,32 +186,6 @@ def test_latex_escapes_what_latex_reads_as_commands(tmp_path: Path) -> None:
     failed = toy_record("lora", 1, status="failed", reason="50% of a_b & c", evaluations=[])
     text = render(build(tmp_path, [failed]), "tex")
     assert r"50\% of a\_b \& c" in text
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("methods: []", "methods: "),
-        ("referense: lora", "unknown key referense; did you mean 'reference'?"),
-    ],
-)
-def test_wrong_table_file_is_one_line(text: str, expected: str, tmp_path: Path) -> None:
-    toy_table(tmp_path)
-    file = tmp_path / "toy_table.yaml"
-    kept = [line for line in file.read_text().splitlines() if not line.startswith("methods:")]
-    file.write_text("\n".join([*kept, text]))
-    with pytest.raises(UserError) as caught:
-        table_spec.load_table(file)
-    assert str(caught.value).startswith(f"{file}: {expected}")
-
-
-def test_shipped_tables_load_with_their_protocols_and_published_numbers() -> None:
-    for path in table_spec.FOLDER.glob("*.yaml"):
-        spec = table_spec.load_table(path.stem)
-        assert spec.reference in spec.methods
-        for profile in spec.protocols:
-            assert spec.protocol(profile).profile == profile
-        table_spec.published(spec.published)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """Hand-made records of the toy protocol, for tests of records, tables and the command line."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import table_spec, tables
 from benchmarks.cell import digest_of, protocol_semantics
 from benchmarks.protocol import Protocol, load_protocol
 from benchmarks.record import Cost, Environment, Evaluation, Parameters, Record, Score
 from benchmarks.table_spec import TableSpec, load_table
+from benchmarks.tables import Request, Row, Table
 
 DATA = Path(__file__).parent / "data"
 FINGERPRINTS = {"gtav": "aa", "gtav_held_out": "aa", "cityscapes": "bb", "bdd100k": "cc"}
@@ -95,3 +98,24 @@ def write_toy_records(folder: Path, records: list[Record]) -> None:
     for record in records:
         place = folder / record.protocol / record.placement / record.label
         record.write(place / f"seed{record.seed}.json")
+
+
+def build(
+    folder: Path,
+    records: Sequence[Record] | None = None,
+    against: Sequence[Record] | None = None,
+    **request: Any,
+) -> Table:
+    spec = toy_table(folder)
+    return tables.build(
+        spec,
+        toy_protocol(),
+        toy_records() if records is None else records,
+        table_spec.published(spec.published),
+        Request(**request),
+        against,
+    )
+
+
+def row(table: Table, label: str, block: int = 0) -> Row:
+    return next(row for row in table.blocks[block].rows if row.label == label)

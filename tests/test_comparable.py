@@ -1,0 +1,59 @@
+"""Which records may stand in one table, and how they compare with committed ones."""
+
+from pathlib import Path
+
+import pytest
+from toy_records import build, evaluation, row, toy_record, toy_records
+
+from benchmarks.errors import UserError
+from benchmarks.tables_format import render
+
+
+def test_agreement_compares_row_by_row(tmp_path: Path) -> None:
+    lower = evaluation(20, 42.0, 28.9, 26.9)
+    moved = [toy_record("lora", seed, evaluations=[lower]) for seed in (0, 1, 2)]
+    against = [r for r in toy_records() if r.label in ("full", "freeze")] + moved
+    table = build(tmp_path, against=against)
+    text = {
+        line.split("|")[1].strip(): line for line in render(table, "md").splitlines() if "|" in line
+    }
+    assert "agrees: 0.0" in text["full"]
+    assert "differs: -0.4" in text["lora"]
+    assert row(table, "soma").agreement is None
+
+
+def test_reference_of_another_version_is_not_compared(tmp_path: Path) -> None:
+    old = [toy_record("lora", 0, protocol_version=2)]
+    table = build(tmp_path, against=old)
+    assert row(table, "lora").agreement is None
+    assert any("no committed records of version 3" in note for note in table.notes)
+
+
+def test_record_of_another_version_is_refused(tmp_path: Path) -> None:
+    records = [*toy_records()[1:], toy_record("full", 0, protocol_version=2)]
+    with pytest.raises(
+        UserError, match="full/seed0: made under toy version 2, which is at version 3"
+    ):
+        build(tmp_path, records)
+
+
+def test_record_of_other_settings_is_refused(tmp_path: Path) -> None:
+    cell = toy_record("full", 0).cell
+    changed = cell | {"protocol": cell["protocol"] | {"task": "other"}}
+    with pytest.raises(UserError, match="made under other settings of toy version 3"):
+        build(tmp_path, [toy_record("full", 0, cell=changed)])
+
+
+def test_record_from_other_data_is_refused(tmp_path: Path) -> None:
+    data = {"gtav": "aa", "gtav_held_out": "aa", "cityscapes": "XX", "bdd100k": "cc"}
+    records = [*toy_records()[:-1], toy_record("soma", 2, data=data)]
+    with pytest.raises(UserError, match=r"soma/seed2: made from other data .*\(cityscapes\)"):
+        build(tmp_path, records)
+
+
+def test_row_of_two_different_cells_is_refused(tmp_path: Path) -> None:
+    cell = toy_record("lora", 1).cell
+    changed = cell | {"method": {"name": "lora", "fields": {"rank": 99}}}
+    records = [toy_record("lora", 0), toy_record("lora", 1, cell=changed)]
+    with pytest.raises(UserError, match="lora/seed1: its method or recipe differs"):
+        build(tmp_path, records)
