@@ -6,13 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
+from benchmarks.backbones import load_backbone
 from benchmarks.cards import load_card
 from benchmarks.errors import UserError
-from benchmarks.mini import worlds
+from benchmarks.mini import pretrain, worlds
 from benchmarks.mini.scenes import sample_scene
 from benchmarks.mini.worlds import WORLDS, World, render_worlds, sample
+from benchmarks.protocol import load_protocol
 from benchmarks.segmentation.data import read_pair
+
+SHIPPED = Path(worlds.__file__).with_name("backbone.safetensors")
 
 
 @pytest.fixture
@@ -109,3 +114,25 @@ def test_no_space_left_leaves_nothing_behind(
     with pytest.raises(UserError, match="No space left"):
         render_worlds(tmp_path / "mini")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_shipped_backbone_is_the_protocols() -> None:
+    spec = load_protocol("mini_gtav").backbone
+    assert hashlib.sha256(SHIPPED.read_bytes()).hexdigest() == spec.sha256
+    assert SHIPPED.stat().st_size < 12e6
+    assert load_backbone(spec).weights_sha256 == spec.sha256
+
+
+def test_pretraining_pairs_show_one_scene_in_two_styles() -> None:
+    images, category, depth, edges = pretrain.TwoStyles(seed=3, length=4)[2]
+    assert images.shape == (2, 3, 96, 96)
+    assert category.shape == depth.shape == edges.shape == (48, 48)
+    assert not images[0].allclose(images[1], atol=0.1)
+    assert set(category.unique().tolist()) <= {*range(7), 255}
+
+
+def test_pretraining_writes_weights_that_the_backbone_loads(tmp_path: Path) -> None:
+    pretrain.pretrain(tmp_path / "vit.safetensors", steps=12, pairs=2)
+    log = (tmp_path / "vit.csv").read_text().splitlines()
+    assert log[0].startswith("step,category,depth,edges,contrast")
+    assert load_file(tmp_path / "vit.safetensors").keys() == load_file(SHIPPED).keys()
