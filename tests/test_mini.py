@@ -100,8 +100,8 @@ def test_boxes_enclose_the_visible_pixels_of_their_class() -> None:
         inside = (scene.labels[y1:y2, x1:x2] == box["train_id"]).sum()
         assert box["pixels"] <= inside
         assert 11 <= box["train_id"] <= 18
-        assert box["full_box"][0] <= x1 + 1.5
-        assert box["full_box"][2] >= x2 - 1.5
+        assert box["full_box"][0] <= x1
+        assert box["full_box"][2] >= x2
 
 
 def test_no_space_left_leaves_nothing_behind(

@@ -34,18 +34,14 @@ class Scene:
         for instance in np.unique(seen[seen > 0]):
             rows, columns = np.nonzero(seen == instance)
             parts = [s for s in self.canvas.surfaces if s.instance == instance]
-            corners = np.concatenate([s.points for s in parts])
-            low, high = corners.min(axis=0), corners.max(axis=0)
+            box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            corners = np.concatenate([np.reshape(box, (2, 2)), *(s.points for s in parts)])
+            whole = (*corners.min(axis=0), *corners.max(axis=0))
             found.append(
                 {
                     "train_id": parts[0].label,
-                    "box": [
-                        int(columns.min()),
-                        int(rows.min()),
-                        int(columns.max()) + 1,
-                        int(rows.max()) + 1,
-                    ],
-                    "full_box": [round(float(v), 2) for v in (*low, *high)],
+                    "box": [int(v) for v in box],
+                    "full_box": [round(float(v), 2) for v in whole],
                     "pixels": len(rows),
                 }
             )
