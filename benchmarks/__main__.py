@@ -13,9 +13,10 @@ from typing import Annotated
 import typer
 
 from benchmarks import arguments, listing
+from benchmarks.environment import REPOSITORY
 from benchmarks.errors import UserError, closest
 from benchmarks.protocol import load_protocol
-from benchmarks.record import REPOSITORY, load_records, write_atomically
+from benchmarks.record import load_records, write_atomically
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__

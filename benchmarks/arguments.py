@@ -3,9 +3,9 @@
 import importlib
 from pathlib import Path
 
+from benchmarks.environment import REPOSITORY
 from benchmarks.errors import UserError
 from benchmarks.protocol import Protocol
-from benchmarks.record import REPOSITORY
 
 
 def data_root(protocol: Protocol, given: Path | None) -> Path:

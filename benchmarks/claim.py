@@ -9,7 +9,7 @@ import filelock
 
 from benchmarks.cell import Cell
 from benchmarks.errors import UserError
-from benchmarks.record import Record, environment
+from benchmarks.record import Record, record_of
 
 POLL = 0.5  # seconds between two looks at a lock that is waited for
 RunCell = Callable[[Cell, Path, Path, str, bool], Record]
@@ -70,7 +70,7 @@ def run_one(
                 raise
             except Exception as error:  # noqa: BLE001 - one broken cell must not end a sweep
                 traceback.print_exc()
-                record = failed_record(cell, f"{type(error).__name__}: {error}")
+                record = record_of(cell, "failed", f"{type(error).__name__}: {error}")
             if not path.exists():
                 record.write(path)
             return record, True
@@ -79,22 +79,3 @@ def run_one(
     except OSError as error:
         where = error.filename or path
         raise UserError(f"{cell}: {where}: {error.strerror or error}") from None
-
-
-def failed_record(cell: Cell, reason: str) -> Record:
-    """The record of a cell that ended with an unexpected error."""
-    return Record(
-        cell=cell.resolved,
-        digest=cell.digest,
-        protocol=cell.protocol.name,
-        protocol_version=cell.protocol.version,
-        method=cell.method.rpartition(":")[2],
-        label=cell.label,
-        placement=cell.placement,
-        recipe=cell.mode,
-        seed=cell.seed,
-        status="failed",
-        reason=" ".join(reason.split())[:300],
-        environment=environment(),
-        data=cell.data,
-    )

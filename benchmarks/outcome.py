@@ -2,47 +2,23 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
 from torch import nn
 
-from benchmarks.cell import Cell
 from benchmarks.checkpoint import History
 from benchmarks.errors import UserError
 from benchmarks.record import (
     Evaluation,
     LossPoint,
     Parameters,
-    Record,
-    environment,
     write_atomically,
 )
 from soma.checkpoint import save_adapter
 from soma.method import Method
 
 LOSS_POINTS = 20
-
-
-def record_of(cell: Cell, status: str, reason: str = "", **parts: Any) -> Record:
-    """The record of a cell; `parts` are further fields of `Record`."""
-    return Record(
-        cell=cell.resolved,
-        digest=cell.digest,
-        protocol=cell.protocol.name,
-        protocol_version=cell.protocol.version,
-        method=cell.method.rpartition(":")[2],
-        label=cell.label,
-        placement=cell.placement,
-        recipe=cell.mode,
-        seed=cell.seed,
-        status=status,
-        reason=reason,
-        environment=environment(),
-        data=cell.data,
-        **parts,
-    )
 
 
 def parameters(model: nn.Module) -> Parameters:

@@ -1,10 +1,6 @@
 """A record: what happened in one cell. Tables read records and nothing else."""
 
-import importlib.metadata
 import os
-import platform
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +8,10 @@ from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from benchmarks.cell import Cell
+from benchmarks.environment import Environment, environment
 from benchmarks.errors import UserError
 from benchmarks.yaml_files import problem
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-PACKAGES = (
-    *("torch", "timm", "transformers", "lightning-fabric", "numpy", "scipy", "pydantic"),
-    *("opencv-python-headless", "opencv-python", "safetensors"),
-)
 
 
 class _Part(BaseModel):
@@ -60,10 +52,7 @@ class Parameters(_Part):
 
 
 class Cost(_Part):
-    """Seconds, and peak bytes of memory while training and while evaluating (null.
-
-    Not measured).
-    """
+    """Seconds, and peak bytes of memory while training and evaluating; null is not measured."""
 
     seconds_per_step: float | None = None
     train_seconds: float | None = None
@@ -71,23 +60,6 @@ class Cost(_Part):
     adapt_seconds: float | None = None
     peak_train_bytes: int | None = None
     peak_evaluate_bytes: int | None = None
-
-
-class Environment(_Part):
-    """Where a record was made: commit of the suite, versions, processors; no host names, no paths.
-
-    Attributes:
-        commit, dirty: null outside a git checkout. threads: torch threads of the process.
-    """
-
-    commit: str | None = None
-    dirty: bool | None = None
-    python: str
-    packages: dict[str, str] = Field(default_factory=dict)
-    system: str = ""
-    cpu: str = ""
-    gpu: str | None = None
-    threads: int | None = None
 
 
 class LossPoint(_Part):
@@ -149,6 +121,26 @@ class Record(_Part):
             raise UserError(f"{path}: not a record: {problem(error, cls)}; {mend}") from None
 
 
+def record_of(cell: Cell, status: str, reason: str = "", **parts: Any) -> Record:
+    """The record of a cell, the reason as one line; `parts` are further fields of `Record`."""
+    return Record(
+        cell=cell.resolved,
+        digest=cell.digest,
+        protocol=cell.protocol.name,
+        protocol_version=cell.protocol.version,
+        method=cell.method.rpartition(":")[2],
+        label=cell.label,
+        placement=cell.placement,
+        recipe=cell.mode,
+        seed=cell.seed,
+        status=status,
+        reason=" ".join(reason.split())[:300],
+        environment=environment(),
+        data=cell.data,
+        **parts,
+    )
+
+
 def load_records(folder: Path, protocol: str, mode: str) -> list[Record]:
     """All records of a protocol in one recipe mode below `folder`, in the order of their paths.
 
@@ -184,47 +176,3 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-
-
-def environment() -> Environment:
-    """The environment of this process, as records keep it."""
-    torch = sys.modules.get("torch")  # asked only where the run has imported it
-    cuda = torch is not None and torch.cuda.is_available()
-    commit = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain")
-    return Environment(
-        commit=commit,
-        dirty=None if changes is None or commit is None else bool(changes),
-        python=platform.python_version(),
-        packages={name: version for name in PACKAGES if (version := _version(name))},
-        system=f"{platform.system()} {platform.machine()}",
-        cpu=_cpu(),
-        gpu=torch.cuda.get_device_name() if cuda else None,
-        threads=torch.get_num_threads() if torch is not None else None,
-    )
-
-
-def _git(*arguments: str) -> str | None:
-    command = ["git", "-C", str(REPOSITORY), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu() -> str:
-    """Name of the processor model."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

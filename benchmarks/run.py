@@ -21,7 +21,7 @@ from benchmarks.errors import UserError
 from benchmarks.memory import PeakMemory
 from benchmarks.protocol import Protocol
 from benchmarks.recipe import make_optimizer, resolve_decay_schedule
-from benchmarks.record import Cost, Record
+from benchmarks.record import Cost, Record, record_of
 from benchmarks.seeding import torch_seed
 from benchmarks.train import NotFinite, Training, train
 from soma.method import Method, NotApplicable, adapt
@@ -53,7 +53,7 @@ def run_cell(
     try:
         adapted = build(cell, task)
     except NotApplicable as error:
-        record = outcome.record_of(cell, "not_applicable", str(error))
+        record = record_of(cell, "not_applicable", str(error))
         record.write(path)
         return record
     training = make_training(cell, adapted, fabric)
@@ -70,7 +70,7 @@ def run_cell(
         outcome.write_arrays(path.with_suffix(".npz"), scoring.arrays)
         outcome.write_weights(path.with_suffix(".safetensors"), adapted.model, adapted.method)
     history = training.state.history
-    record = outcome.record_of(
+    record = record_of(
         cell,
         status,
         reason,

@@ -8,9 +8,9 @@ from typing import Annotated
 from pydantic import Field
 
 from benchmarks import yaml_files
+from benchmarks.environment import REPOSITORY
 from benchmarks.errors import UserError, closest
 from benchmarks.protocol import Protocol, load_protocol
-from benchmarks.record import REPOSITORY
 from benchmarks.yaml_files import Strict
 
 FOLDER = Path(__file__).parent / "tables"

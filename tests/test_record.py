@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from toy_records import toy_record
 
+from benchmarks import environment as surroundings
 from benchmarks import record as records
+from benchmarks.environment import environment
 from benchmarks.errors import UserError
-from benchmarks.record import Record, environment, load_records, write_atomically
+from benchmarks.record import Record, load_records, write_atomically
 
 
 def test_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -101,10 +103,10 @@ def test_environment_names_versions_but_neither_host_nor_paths() -> None:
     assert "pydantic" in found.packages
     text = found.model_dump_json()
     assert str(Path.home()) not in text
-    assert str(records.REPOSITORY) not in text
+    assert str(surroundings.REPOSITORY) not in text
     assert f'"{socket.gethostname()}"' not in text
 
 
 def test_environment_outside_git_has_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "REPOSITORY", Path("/"))
+    monkeypatch.setattr(surroundings, "REPOSITORY", Path("/"))
     assert (environment().commit, environment().dirty) == (None, None)

@@ -1,0 +1,78 @@
+"""Where a record was made: commit of the suite, versions, processors."""
+
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGES = (
+    *("torch", "timm", "transformers", "lightning-fabric", "numpy", "scipy", "pydantic"),
+    *("opencv-python-headless", "opencv-python", "safetensors"),
+)
+
+
+class Environment(BaseModel):
+    """Where a record was made: commit of the suite, versions, processors; no host names, no paths.
+
+    Attributes:
+        commit, dirty: null outside a git checkout. threads: torch threads of the process.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    commit: str | None = None
+    dirty: bool | None = None
+    python: str
+    packages: dict[str, str] = Field(default_factory=dict)
+    system: str = ""
+    cpu: str = ""
+    gpu: str | None = None
+    threads: int | None = None
+
+
+def environment() -> Environment:
+    """The environment of this process, as records keep it."""
+    torch = sys.modules.get("torch")  # asked only where the run has imported it
+    cuda = torch is not None and torch.cuda.is_available()
+    commit = _git("rev-parse", "HEAD")
+    changes = _git("status", "--porcelain")
+    return Environment(
+        commit=commit,
+        dirty=None if changes is None or commit is None else bool(changes),
+        python=platform.python_version(),
+        packages={name: version for name in PACKAGES if (version := _version(name))},
+        system=f"{platform.system()} {platform.machine()}",
+        cpu=_cpu(),
+        gpu=torch.cuda.get_device_name() if cuda else None,
+        threads=torch.get_num_threads() if torch is not None else None,
+    )
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(REPOSITORY), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    """Name of the processor model."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
