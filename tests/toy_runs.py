@@ -21,7 +21,7 @@ def quick(cell: Cell, out: Path, data_root: Path, device: str, progress: bool) -
 
 def slow(cell: Cell, out: Path, data_root: Path, device: str, progress: bool) -> Record:
     record = quick(cell, out, data_root, device, progress)
-    time.sleep(0.5)
+    time.sleep(1.5)  # long enough that a second sweep, still importing, finds it at work
     return record
 
 
