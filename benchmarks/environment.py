@@ -19,7 +19,8 @@ class Environment(BaseModel):
     """Where a record was made: commit of the suite, versions, processors; no host names, no paths.
 
     Attributes:
-        commit, dirty: null outside a git checkout. threads: torch threads of the process.
+        commit, dirty: null outside a git checkout. dirty: something differs from the commit, what
+            runs write under results/ not counted. threads: torch threads of the process.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,7 +40,7 @@ def environment() -> Environment:
     torch = sys.modules.get("torch")  # asked only where the run has imported it
     cuda = torch is not None and torch.cuda.is_available()
     commit = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain")
+    changes = _git("status", "--porcelain", "--", ".", ":!results")
     return Environment(
         commit=commit,
         dirty=None if changes is None or commit is None else bool(changes),

@@ -4,6 +4,7 @@ import errno
 import os
 import platform
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +111,22 @@ def test_environment_names_versions_but_neither_host_nor_paths() -> None:
 def test_environment_outside_git_has_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(surroundings, "REPOSITORY", Path("/"))
     assert (environment().commit, environment().dirty) == (None, None)
+
+
+def test_only_changes_outside_results_make_a_tree_dirty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*arguments: str) -> None:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True)
+
+    git("init", "-q")
+    (tmp_path / "code.py").write_text("")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    monkeypatch.setattr(surroundings, "REPOSITORY", tmp_path)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "table1.md").write_text("made by a run")
+    assert environment().dirty is False
+    (tmp_path / "code.py").write_text("changed = True")
+    assert environment().dirty is True
