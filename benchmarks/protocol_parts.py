@@ -48,7 +48,8 @@ class Backbone(Strict):
 class Head(Strict):
     """Sizes (channels, counts) and loss weights of Mask2Former.
 
-    `points` are sampled per mask in the loss.
+    `points` are sampled per mask in the loss. `scales` resize the four feature maps, fine to
+    coarse. The default is that of Rein and SoMA, strides of 4 to 32 pixels with patches of 16.
     """
 
     hidden: Count
@@ -58,6 +59,7 @@ class Head(Strict):
     attention_heads: Count
     queries: Count
     points: Count
+    scales: tuple[Positive, Positive, Positive, Positive] = (4.0, 2.0, 1.0, 0.5)
     class_weight: NotNegative = 2.0
     mask_weight: NotNegative = 5.0
     dice_weight: NotNegative = 5.0

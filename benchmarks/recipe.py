@@ -126,6 +126,8 @@ def make_optimizer(model: nn.Module, recipe: Recipe, rules: Mapping[str, str]) -
         [_group(part, rule, parameters, recipe) for (part, rule), parameters in groups.items()],
         betas=tuple(recipe.betas),
         eps=recipe.eps,
+        # One pass over each tensor. With a loss scale it cannot be combined with clipping.
+        fused=recipe.precision != "16-mixed",
     )
     assert_holds_trainable(optimizer, model)
     return optimizer

@@ -136,8 +136,12 @@ def build(cell: Cell, task: ModuleType) -> Adapted:
     except ValueError as error:
         raise UserError(f"method {cell.label} on {cell.protocol.name}: {error}") from error
     seconds = time.perf_counter() - started
-    new = [name for name, _ in model.backbone.named_parameters() if name not in known]
-    rules = {f"backbone.{name}": method.decay(name) for name in new}
+    states_decay = type(method).decay is not Method.decay
+    rules = {
+        f"backbone.{name}": method.decay(name)
+        for name, parameter in model.backbone.named_parameters()
+        if name not in known or (states_decay and parameter.requires_grad)
+    }
     return Adapted(model, method, rules, seconds)
 
 

@@ -1,5 +1,6 @@
-"""The low-rank layer that LoRA, PiSSA, DoRA and SoMA share, and the method they derive from."""
+"""The low-rank layer that LoRA, SoMA and their relatives share, and the method they derive from."""
 
+from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -17,17 +18,18 @@ NORM_FLOOR = torch.finfo(torch.float32).eps
 
 
 class LowRankLinear(nn.Linear):
-    """A frozen linear plus a low-rank update: y = W x + b + s B A x.
+    """A frozen linear plus a low-rank update: y = W x + b + s B A x, or s B R A x with a core R.
 
     Keeps the keys `weight` (out, in) and `bias` (out,) of the linear it replaces and adds `lora_a`
-    (rank, in) and `lora_b` (out, rank).
+    (rank, in), `lora_b` (out, rank) and, where there is one, `lora_core` (rank, rank). Those that
+    are `frozen` are buffers: saved with the adapter, so that a reload needs no second SVD or draw.
 
     With `subtract` the weight becomes the residual W - s B0 A0 of the starting values, which are
-    kept as buffers `lora_a0`, `lora_b0`: loading rebuilds it from them, never by a second SVD.
+    kept as buffers `lora_a0`, `lora_b0` (a core folded into B0): loading rebuilds it from them.
 
     With `magnitude` (DoRA) the update is one of direction: y = g (W + s B A) x + b, with the gain
-    g = lora_magnitude / ||W + s B A|| per output row. The norm takes no gradient (arXiv 2402.09353,
-    section 4.3), and the bias no gain.
+    g = lora_magnitude / ||W + s B A|| per output row. The bias has no gain, and the norm takes no
+    gradient (arXiv 2402.09353, section 4.3) unless `detach_norm` is false.
 
     Args:
         linear: the linear to replace; its weight and bias are taken over, not copied.
@@ -36,6 +38,9 @@ class LowRankLinear(nn.Linear):
         scale: s = alpha / rank.
         subtract: start from the residual weight.
         magnitude: learn a length per output row.
+        detach_norm: no gradient through the norm.
+        core: starting value of R.
+        frozen: which of "a", "b", "core" do not learn.
 
     Raises:
         ValueError: the weight is in half precision, in which residual and update get lost.
@@ -50,6 +55,9 @@ class LowRankLinear(nn.Linear):
         scale: float,
         subtract: bool = False,
         magnitude: bool = False,
+        detach_norm: bool = True,
+        core: Tensor | None = None,
+        frozen: Collection[str] = (),
     ) -> None:
         if linear.weight.dtype not in (torch.float32, torch.float64):
             raise ValueError(
@@ -60,14 +68,18 @@ class LowRankLinear(nn.Linear):
         super().__init__(linear.in_features, linear.out_features, bias=bias, device="meta")
         self.weight, self.bias = linear.weight, linear.bias
         self.train(linear.training)
-        self.scale = scale
-        self.lora_a, self.lora_b = nn.Parameter(a.clone()), nn.Parameter(b.clone())
+        self.scale, self.detach_norm = scale, detach_norm
+        for name, value in (("a", a), ("b", b), ("core", core)):
+            if value is None or name in frozen:
+                self.register_buffer(f"lora_{name}", None if value is None else value.clone())
+            else:
+                self.register_parameter(f"lora_{name}", nn.Parameter(value.clone()))
         self.register_buffer("lora_a0", a.clone() if subtract else None)
-        self.register_buffer("lora_b0", b.clone() if subtract else None)
+        self.register_buffer("lora_b0", self.left().detach().clone() if subtract else None)
         self.register_parameter("lora_magnitude", None)
         self.subtract_start()
         if magnitude:
-            self.lora_magnitude = nn.Parameter(self._row_norms())
+            self.lora_magnitude = nn.Parameter(self._row_norms().detach())
 
     @torch.no_grad()
     def subtract_start(self) -> None:
@@ -76,28 +88,34 @@ class LowRankLinear(nn.Linear):
             residual = self.weight - self.scale * (self.lora_b0 @ self.lora_a0)
             self.weight = nn.Parameter(residual, requires_grad=self.weight.requires_grad)
 
+    def left(self) -> Tensor:
+        """What multiplies A from the left in the update: B, or B R with a core; (out, rank)."""
+        return self.lora_b if self.lora_core is None else self.lora_b @ self.lora_core
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        update = functional.linear(functional.linear(x, self.lora_a) * self.scale, self.lora_b)
+        update = functional.linear(x, self.lora_a) * self.scale
+        update = update if self.lora_core is None else functional.linear(update, self.lora_core)
+        update = functional.linear(update, self.lora_b)
         if self.lora_magnitude is None:
             return super().forward(x) + update
         y = (functional.linear(x, self.weight) + update) * (self.lora_magnitude / self._row_norms())
         y = y if self.bias is None else y + self.bias
         return y.to(update.dtype)  # under autocast the gain is float32, the layers are not
 
-    @torch.no_grad()
     def _row_norms(self) -> Tensor:
-        """||W + s B A|| per output row, (out,), not below the floor and without gradient."""
+        """||W + s B A|| per output row, (out,), not below the floor."""
         device = self.weight.device.type
         has_autocast = torch.amp.is_autocast_available(device)  # the meta device has none
-        with torch.autocast(device, enabled=False) if has_autocast else nullcontext():
-            direction = torch.addmm(self.weight, self.lora_b, self.lora_a, alpha=self.scale)
+        in_full = torch.autocast(device, enabled=False) if has_autocast else nullcontext()
+        with torch.no_grad() if self.detach_norm else nullcontext(), in_full:
+            direction = torch.addmm(self.weight, self.left(), self.lora_a, alpha=self.scale)
             return direction.norm(dim=1).clamp_min(NORM_FLOOR)
 
     @torch.no_grad()
     def folded(self) -> nn.Linear:
         """A plain linear with the same output."""
-        weight = torch.addmm(self.weight, self.lora_b, self.lora_a, alpha=self.scale)
+        weight = torch.addmm(self.weight, self.left(), self.lora_a, alpha=self.scale)
         if self.lora_magnitude is not None:
             weight = weight * (self.lora_magnitude / self._row_norms())[:, None]
         bias = None if self.bias is None else self.bias.detach()
@@ -112,11 +130,12 @@ class LowRankLinear(nn.Linear):
 class LowRank(Method):
     """Low-rank updates of chosen linears: `LowRankLinear` with starting values per method.
 
-    A method of this family overrides `factors`, and the two switches where they differ.
+    A method of this family overrides `factors`, and the switches where they differ.
 
     Attributes:
         subtract: the starting update is taken out of the frozen weight.
-        magnitude: a length per output row learns too (DoRA).
+        magnitude: a length per output row learns too (DoRA), with `detach_norm` as in the layer.
+        frozen: which of "a", "b", "core" do not learn. A method with a core overrides `core`.
         rank: r, directions per linear.
         alpha: the update is scaled by alpha / rank.
         targets: roles of the adapted linears: q, k, v, proj, fc1, fc2.
@@ -128,6 +147,8 @@ class LowRank(Method):
 
     subtract: ClassVar[bool] = False
     magnitude: ClassVar[bool] = False
+    detach_norm: ClassVar[bool] = True
+    frozen: ClassVar[frozenset[str]] = frozenset()
 
     rank: int = 16
     alpha: float = 16.0
@@ -159,6 +180,18 @@ class LowRank(Method):
         """Starting values A (rank, in) and B (out, rank) for a pretrained weight (out, in)."""
         raise NotImplementedError
 
+    def core(self, weight: Tensor) -> Tensor | None:
+        """Starting value R (rank, rank) of the core between the factors; None for none."""
+        return None
+
+    def layer(self, linear: nn.Linear, *, empty: bool = False) -> LowRankLinear:
+        """The low-rank layer that takes the place of `linear`; with zero factors if `empty`."""
+        weight = linear.weight.detach()
+        a, b = _zero_factors(weight, self.rank) if empty else self.factors(weight)
+        norm = {"magnitude": self.magnitude, "detach_norm": self.detach_norm}
+        start = {"scale": self.scale, "subtract": self.subtract, "frozen": self.frozen}
+        return LowRankLinear(linear, a, b, core=self.core(weight), **start, **norm)
+
     def attach(self, vit: nn.Module) -> None:
         """Replace the target linears from `start_block` on.
 
@@ -186,12 +219,7 @@ class LowRank(Method):
         if any(isinstance(linear, LowRankLinear) for _, linear in chosen):
             raise ValueError("the backbone is adapted already; start from a fresh one")
         for name, linear in chosen:
-            weight = linear.weight.detach()
-            a, b = _zero_factors(weight, self.rank) if empty else self.factors(weight)
-            layer = LowRankLinear(
-                linear, a, b, scale=self.scale, subtract=self.subtract, magnitude=self.magnitude
-            )
-            replace_module(vit, name, layer)
+            replace_module(vit, name, self.layer(linear, empty=empty))
 
     def trains(self, name: str) -> bool:
         """The biases of the target linears, if they are to learn."""
@@ -208,7 +236,7 @@ class LowRank(Method):
         """As the field says for factors; a magnitude does not decay, that would shrink outputs."""
         if name.endswith(".lora_magnitude"):
             return "none"
-        is_factor = name.endswith((".lora_a", ".lora_b"))
+        is_factor = name.endswith((".lora_a", ".lora_b", ".lora_core"))
         return self.adapter_decay if is_factor else super().decay(name)
 
 

@@ -19,14 +19,25 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SIX = ("attn.qkv.q", "attn.qkv.k", "attn.qkv.v", "attn.proj", "mlp.fc1", "mlp.fc2")
 LOW_RANK = {f"{linear}.{factor}" for linear in SIX for factor in ("lora_a", "lora_b")}
 BIASES = {f"{linear}.bias" for linear in SIX}
+LENGTHS = {f"{linear}.lora_magnitude" for linear in SIX}
 SMALL = {"rank": 3, "alpha": 4}
 CASES = {
     "full": ("full", {}),
     "freeze": ("freeze", {}),
+    "bitfit": ("bitfit", {}),
     "lora": ("lora", SMALL),
     "lora, some targets": ("lora", {**SMALL, "targets": ("q", "fc2"), "train_bias": True}),
     "pissa": ("pissa", SMALL),
+    "milora": ("milora", SMALL),
+    "lora-middle": ("lora-middle", SMALL),
+    "lora-middle, from 5": ("lora-middle", {**SMALL, "component_start": 5}),
+    "mica": ("mica", SMALL),
     "dora": ("dora", SMALL),
+    "dora, norm with gradient": ("dora", {**SMALL, "detach_norm": False}),
+    "dude": ("dude", SMALL),
+    "edora": ("edora", SMALL),
+    "edora, random": ("edora", {**SMALL, "init": "random"}),
+    "recyclelora": ("recyclelora", {"rank": 5, "sub_rank": 2}),
     "vpt": ("vpt", {"prompts": 3}),
     "vpt, shallow": ("vpt", {"prompts": 3, "deep": False}),
     "soma": ("soma", SMALL),
@@ -36,10 +47,11 @@ CASES = {
     "soma, from 5": ("soma", {**SMALL, "components": 5}),
     "soma-release": ("soma-release", SMALL),
 }
-# Names inside an adapted block that learn, None for all; outside the blocks only full learns.
+# Names inside an adapted block that learn, None for all.
 LEARNS = {
     "full": None,
     "freeze": set(),
+    "bitfit": BIASES | {"norm1.bias", "norm2.bias"},
     "lora": LOW_RANK,
     "lora, some targets": {
         f"{linear}.{tensor}"
@@ -47,7 +59,16 @@ LEARNS = {
         for tensor in ("lora_a", "lora_b", "bias")
     },
     "pissa": LOW_RANK,
-    "dora": LOW_RANK | {f"{linear}.lora_magnitude" for linear in SIX},
+    "milora": LOW_RANK,
+    "lora-middle": LOW_RANK,
+    "lora-middle, from 5": LOW_RANK,
+    "mica": {f"{linear}.lora_a" for linear in SIX},
+    "dora": LOW_RANK | LENGTHS,
+    "dora, norm with gradient": LOW_RANK | LENGTHS,
+    "dude": LOW_RANK | LENGTHS,
+    "edora": LENGTHS | {f"{linear}.lora_core" for linear in SIX},
+    "edora, random": LENGTHS | {f"{linear}.lora_core" for linear in SIX},
+    "recyclelora": LOW_RANK,
     "vpt": {"prompts.tokens"},
     "vpt, shallow": {"prompts.tokens"},
     "soma-release": LOW_RANK | BIASES,
@@ -111,6 +132,8 @@ def test_start(case: str, start: int, small_vit: Build, images: torch.Tensor) ->
     print(f"{case}: start differs by {error:.1e}")
     if method.exact_start:
         assert error <= 1e-4
+    elif case.startswith("edora"):  # only the noise in its core, which scales with sigma
+        assert 0 < error <= 50 * method.sigma
     else:
         assert error > 1e-3
 
@@ -130,6 +153,8 @@ def test_exactly_the_declared_parameters_learn(case: str, start: int, small_vit:
         expected = names if start == 0 else expected
     else:
         expected = {f"blocks.{block}.{tensor}" for block in blocks for tensor in LEARNS[case]}
+    if case == "bitfit":  # beside full the only one that learns outside the blocks
+        expected |= {"norm.bias"} | ({"patch_embed.proj.bias"} if start == 0 else set())
     assert {name for name, p in vit.named_parameters() if p.requires_grad} == expected
 
 

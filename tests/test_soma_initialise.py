@@ -2,10 +2,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 
 from soma import initialise
-from soma.initialise import component_indices, kaiming_factors, singular_triplets, svd_factors
+from soma.initialise import (
+    component_indices,
+    kaiming_factors,
+    orthonormal_factors,
+    pivoted_qr_factors,
+    singular_triplets,
+    svd_factors,
+)
 
 
 def random_weight(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -84,6 +92,46 @@ def test_components_that_do_not_exist(components, rank, message) -> None:
 def test_signs_do_not_depend_on_the_library() -> None:
     u, _, _ = singular_triplets(random_weight(32, 16), range(16))
     assert (u.gather(0, u.abs().argmax(dim=0, keepdim=True)) > 0).all()
+
+
+@pytest.mark.parametrize("components", ["principal", "minor"])
+@pytest.mark.parametrize("shape", [(40, 20), (20, 40)])
+def test_orthonormal_factors_keep_the_values_in_a(components: str, shape: tuple) -> None:
+    weight = random_weight(*shape)
+    u, s, vh = np.linalg.svd(weight.double().numpy(), full_matrices=False)
+    chosen = slice(0, 6) if components == "principal" else slice(14, 20)
+    a, b = orthonormal_factors(weight, 6, components)
+    assert torch.allclose(b.T @ b, torch.eye(6), atol=1e-5)
+    assert np.abs(a.norm(dim=1).numpy() - s[chosen]).max() < 1e-5
+    assert np.abs((b @ a).numpy() - (u[:, chosen] * s[chosen]) @ vh[chosen]).max() < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (60, 24), (24, 60)])
+def test_pivoted_qr_is_that_of_lapack(cache: Path, shape: tuple) -> None:
+    weight = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+    k = min(shape)
+    q, _, pivots = scipy.linalg.qr(weight.double().numpy(), pivoting=True, mode="economic")
+    steps = [*range(k - 5, k), 0, 1]
+    a, b = pivoted_qr_factors(weight, steps)
+    assert a.sum(dim=1).tolist() == [1] * 7
+    assert a.argmax(dim=1).tolist() == pivots[steps].tolist()
+    expected = torch.as_tensor(q[:, steps], dtype=torch.float32)
+    error = (b.abs() - expected.abs()).abs().max().item()
+    print(f"Q of {shape} differs by {error:.1e} from LAPACK's")
+    assert error < 1e-6
+    assert torch.allclose((b * expected).sum(dim=0).abs(), torch.ones(7), atol=1e-5)
+    assert (b.gather(0, b.abs().argmax(dim=0, keepdim=True)) > 0).all()
+    assert [file.name[:3] for file in cache.iterdir()] == ["qr-"]
+    assert all(map(torch.equal, pivoted_qr_factors(weight, steps), (a, b)))
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_pivoted_qr_goes_on_where_nothing_is_left(rank: int) -> None:
+    weight = random_weight(20, 3)[:, :rank] @ random_weight(3, 12)[:rank]
+    a, b = pivoted_qr_factors(weight, range(12))
+    assert torch.allclose(b.T @ b, torch.eye(12), atol=1e-5)
+    assert torch.equal(a.sum(dim=0), torch.ones(12))
+    assert torch.allclose(b[:, :rank] @ (b[:, :rank].T @ weight), weight, atol=1e-5)
 
 
 def test_kaiming_start() -> None:

@@ -9,15 +9,17 @@ from soma import LowRank, LowRankLinear, SoMA
 from soma.initialise import svd_factors
 
 
-def layer(*, subtract: bool = False, magnitude: bool = False, bias: bool = True) -> LowRankLinear:
+def layer(*, bias: bool = True, core: bool = False, **options: object) -> LowRankLinear:
     torch.manual_seed(0)
     linear = nn.Linear(24, 16, bias=bias)
     a, b = svd_factors(linear.weight, 4, "principal", 2.0)
-    return LowRankLinear(linear, a, b, scale=2.0, subtract=subtract, magnitude=magnitude)
+    core = torch.randn(4, 4) if core else None
+    return LowRankLinear(linear, a, b, scale=2.0, core=core, **options)
 
 
 def dense(module: LowRankLinear) -> torch.Tensor:
-    return module.weight + module.scale * module.lora_b @ module.lora_a
+    core = torch.eye(4) if module.lora_core is None else module.lora_core
+    return module.weight + module.scale * module.lora_b @ core @ module.lora_a
 
 
 def move(module: LowRankLinear) -> None:
@@ -26,9 +28,10 @@ def move(module: LowRankLinear) -> None:
             parameter.add_(0.1 * torch.randn_like(parameter))
 
 
+@pytest.mark.parametrize("core", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-def test_forward_is_the_formula(bias: bool) -> None:
-    module = layer(bias=bias)
+def test_forward_is_the_formula(bias: bool, core: bool) -> None:
+    module = layer(bias=bias, core=core)
     move(module)
     x = torch.randn(5, 3, 24)
     expected = x @ dense(module).T + (module.bias if bias else 0)
@@ -47,8 +50,22 @@ def test_residual_starts_exactly_and_keeps_its_start() -> None:
     assert not layer().lora_a0 is not None
 
 
-def test_magnitude_sets_the_length_of_each_row_and_spares_the_bias() -> None:
-    module = layer(magnitude=True)
+def test_residual_of_a_core_is_exact_too() -> None:
+    weight = layer().weight
+    module = layer(subtract=True, core=True)
+    assert torch.allclose(dense(module), weight, atol=1e-5)
+    assert torch.allclose(module.lora_b0, module.lora_b @ module.lora_core, atol=1e-6)
+
+
+def test_frozen_factors_are_buffers_that_are_saved() -> None:
+    module = layer(core=True, frozen={"a", "core"})
+    assert set(dict(module.named_parameters())) == {"weight", "bias", "lora_b"}
+    assert {"lora_a", "lora_b", "lora_core"} <= set(module.state_dict())
+
+
+@pytest.mark.parametrize("core", [True, False])
+def test_magnitude_sets_the_length_of_each_row_and_spares_the_bias(core: bool) -> None:
+    module = layer(magnitude=True, core=core)
     move(module)
     rows = dense(module)
     weight = module.lora_magnitude[:, None] * rows / rows.norm(dim=1, keepdim=True)
@@ -69,9 +86,10 @@ def test_zero_rows_stay_finite() -> None:
         assert parameter.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("core", [True, False])
 @pytest.mark.parametrize("magnitude", [True, False])
-def test_folded_equals_unfolded(magnitude: bool) -> None:
-    module = layer(subtract=True, magnitude=magnitude)
+def test_folded_equals_unfolded(magnitude: bool, core: bool) -> None:
+    module = layer(subtract=True, magnitude=magnitude, core=core)
     move(module)
     module.weight.requires_grad_(False)
     linear = module.folded()

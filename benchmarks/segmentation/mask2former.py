@@ -20,8 +20,6 @@ from benchmarks.errors import UserError
 from benchmarks.protocol_parts import Head
 from benchmarks.segmentation.loss import SetLoss
 
-SCALES = (4.0, 2.0, 1.0, 0.5)  # of the four feature maps, as in the configs of Rein and SoMA
-
 
 class Segmenter(nn.Module):
     """Backbone, four feature maps, Mask2Former head.
@@ -88,6 +86,7 @@ class MaskHead(nn.Module):
 
     def __init__(self, width: int, sizes: Head, classes: int) -> None:
         super().__init__()
+        self.scales = sizes.scales
         config = Mask2FormerConfig(
             feature_size=sizes.hidden,
             mask_feature_size=sizes.hidden,
@@ -102,7 +101,7 @@ class MaskHead(nn.Module):
         with warnings.catch_warnings():
             # Widths per attention head that are no power of 2 slow only a CUDA kernel not used.
             warnings.filterwarnings("ignore", message=".*power of 2.*")
-            self.pixel_decoder = Mask2FormerPixelDecoder(config, [sizes.hidden] * len(SCALES))
+            self.pixel_decoder = Mask2FormerPixelDecoder(config, [sizes.hidden] * len(sizes.scales))
         # The decoder begins with a 1x1 convolution of each resized map. Both are linear and act on
         # other axes, so their order is free: first reducing the channels is many times cheaper.
         fine_to_coarse = self.pixel_decoder.input_projections[::-1]
@@ -138,15 +137,15 @@ class MaskHead(nn.Module):
         """Predictions of the learnt queries and of every decoder layer after them.
 
         Args:
-            maps: four feature maps (B, width, h, w); they become 4, 2, 1 and 1/2 times as large.
+            maps: four feature maps (B, width, h, w), which are resized by the head's scales.
 
         Returns:
-            mask logits, per layer (B, queries, 4 h, 4 w); class logits (layers, B, queries,
-            classes + 1), void last.
+            mask logits, per layer (B, queries, s h, s w) with the first scale s; class logits
+            (layers, B, queries, classes + 1), void last.
         """
         maps = [
             _resized(reduce(each), scale)
-            for each, reduce, scale in zip(maps, self.reduce, SCALES, strict=True)
+            for each, reduce, scale in zip(maps, self.reduce, self.scales, strict=True)
         ]
         pixels = self.pixel_decoder(maps, output_hidden_states=False, return_dict=True)
         decoded = self.transformer(pixels.multi_scale_features, pixels.mask_features)
@@ -181,10 +180,10 @@ def _resized(maps: Tensor, scale: float) -> Tensor:
 
 
 def _check(features: Sequence[int], sizes: Head, classes: int, depth: int) -> None:
-    if len(features) != len(SCALES) or not all(0 <= index < depth for index in features):
+    if len(features) != len(sizes.scales) or not all(0 <= index < depth for index in features):
         raise UserError(
-            f"backbone.features {list(features)}: Mask2Former reads {len(SCALES)} blocks out of "
-            f"0..{depth - 1}"
+            f"backbone.features {list(features)}: Mask2Former reads {len(sizes.scales)} blocks "
+            f"out of 0..{depth - 1}"
         )
     if sizes.hidden % 32 or sizes.hidden % sizes.attention_heads:
         raise UserError(
