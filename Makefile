@@ -6,6 +6,8 @@ WORKERS   ?= 2#         cells trained side by side
 PLACEMENT ?= default#   default | both | all | last-two-thirds: which blocks every method may adapt
 SEEDS     ?=#           e.g. 0,1,2 (default: the protocol's)
 METHODS   ?=#           e.g. soma,lora (default: the table's)
+METHOD    ?=#           of compare: path/to/my_method.py:MyMethod, or a name
+REPLACE   ?=#           of compare: yes runs again what was recorded before METHOD changed
 RECIPE    ?= controlled#
 OUT       ?= results#   runs go to OUT/runs, tables to OUT/tables
 PYTHON    ?= python3
@@ -15,7 +17,7 @@ BENCH := $(VENV)/bin/python -m benchmarks
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup mini reproduce-table1 table1 test check bench clean
+.PHONY: help setup mini reproduce-table1 reproduce-table2 table1 table2 compare test check bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -33,15 +35,31 @@ mini: $(READY)  ## render the mini worlds into DATA_ROOT
 SELECTION_FLAGS = --profile $(strip $(PROFILE)) --placement $(strip $(PLACEMENT)) --recipe $(strip $(RECIPE)) \
 	--data-root $(strip $(DATA_ROOT)) $(if $(strip $(SEEDS)),--seeds $(strip $(SEEDS))) $(if $(strip $(METHODS)),--methods $(strip $(METHODS)))
 
+PREPARED = $(if $(filter mini smoke,$(PROFILE)),mini,setup)
+
 # A failed cell (exit 1) still gets its table, which says so; anything to mend (exit 2) stops here.
-reproduce-table1: $(if $(filter mini smoke,$(PROFILE)),mini,setup)  ## train every cell of Table 1 here and print the table
-	@$(BENCH) sweep table1 $(SELECTION_FLAGS) --workers $(strip $(WORKERS)) --device $(strip $(DEVICE)) --out $(strip $(OUT))/runs; \
+reproduce-table1: $(PREPARED)  ## train every cell of Table 1 (segmentation) here and print the table
+reproduce-table2: $(PREPARED)  ## train every cell of Table 2 (detection) here and print the table
+reproduce-table1 reproduce-table2:
+	@$(BENCH) sweep $(@:reproduce-%=%) $(SELECTION_FLAGS) --workers $(strip $(WORKERS)) --device $(strip $(DEVICE)) --out $(strip $(OUT))/runs; \
 	status=$$?; [ $$status -gt 1 ] || \
-	$(BENCH) table table1 $(SELECTION_FLAGS) --records $(strip $(OUT))/runs --against results/reference --write $(strip $(OUT))/tables \
+	$(BENCH) table $(@:reproduce-%=%) $(SELECTION_FLAGS) --records $(strip $(OUT))/runs --against results/reference --write $(strip $(OUT))/tables \
 	|| status=$$?; exit $$status
 
 table1: $(READY)  ## print Table 1 from the committed reference records, without training
-	$(BENCH) table table1
+table2: $(READY)  ## print Table 2 from the committed reference records, without training
+table1 table2:
+	$(BENCH) table $@
+
+ifneq ($(filter compare,$(MAKECMDGOALS)),)
+$(if $(strip $(METHOD)),,$(error compare what? give METHOD=path/to/my_method.py:MyMethod))
+endif
+
+compare: WORKERS = 3# one per seed, on two cores too: two would leave a core idle in the second round
+compare: $(PREPARED)  ## check METHOD=my_method.py:MyMethod, train it, say what differs from the baselines by more than noise
+	@$(BENCH) compare '$(strip $(METHOD))' --profile $(strip $(PROFILE)) --placement $(strip $(PLACEMENT)) \
+	--recipe $(strip $(RECIPE)) --data-root $(strip $(DATA_ROOT)) $(if $(strip $(SEEDS)),--seeds $(strip $(SEEDS))) \
+	--workers $(strip $(WORKERS)) --device $(strip $(DEVICE)) --out $(strip $(OUT))/runs $(if $(strip $(REPLACE)),--replace)
 
 test: $(READY)  ## run the tests
 	$(VENV)/bin/python -m pytest -n 2

@@ -1,5 +1,6 @@
 """The methods that SoMA is compared with, and their names."""
 
+from baselines.adaptformer import AdaptFormer
 from baselines.bitfit import BitFit
 from baselines.dora import DoRA
 from baselines.dude import DuDe
@@ -12,8 +13,11 @@ from baselines.mica import MiCA
 from baselines.milora import MiLoRA
 from baselines.pissa import PiSSA
 from baselines.recyclelora import RecycleLoRA
+from baselines.rein import Rein
+from baselines.salt import SALT
 from baselines.soma_release import SoMARelease
-from baselines.vpt import VPT
+from baselines.svf import SVF
+from baselines.vpt import VPT, VPTShallow
 from soma import Method, SoMA
 
 METHODS: dict[str, type[Method]] = {
@@ -28,8 +32,13 @@ METHODS: dict[str, type[Method]] = {
     "mica": MiCA,
     "dude": DuDe,
     "edora": EDoRA,
-    "recyclelora": RecycleLoRA,
+    "salt": SALT,
+    "svf": SVF,
     "vpt": VPT,
+    "vpt-shallow": VPTShallow,
+    "adaptformer": AdaptFormer,
+    "rein": Rein,
+    "recyclelora": RecycleLoRA,
     "soma": SoMA,
     "soma-release": SoMARelease,
 }

@@ -84,9 +84,8 @@ class VPT(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.prompts < 1 or not 0 <= self.dropout < 1:
-            raise ValueError(
-                f"prompts {self.prompts}, dropout {self.dropout}: at least 1, in [0, 1)"
-            )
+            numbers = f"prompts {self.prompts}, dropout {self.dropout}"
+            raise ValueError(f"{numbers}: at least 1, in [0, 1)")
 
     def attach(self, vit: nn.Module) -> None:
         """Register tokens and hooks on the blocks from `start_block` on."""
@@ -122,3 +121,10 @@ class VPT(Method):
             NotFoldable: always.
         """
         raise NotFoldable("prompts are tokens: no weight holds what they do")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VPTShallow(VPT):
+    """VPT with one set of tokens, which passes through all blocks from `start_block` on."""
+
+    deep: bool = False

@@ -12,7 +12,20 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import arguments, listing
+from benchmarks import arguments, listing, method_commands
+from benchmarks.arguments import (
+    REFERENCE,
+    RUNS,
+    DataRoot,
+    Device,
+    Methods,
+    Mode,
+    Out,
+    PlacementName,
+    Profile,
+    Seeds,
+    Settings,
+)
 from benchmarks.environment import REPOSITORY
 from benchmarks.errors import UserError, closest
 from benchmarks.protocol import load_protocol
@@ -23,19 +36,6 @@ app = typer.Typer(
 )
 mini = typer.Typer(no_args_is_help=True, help="The mini worlds and their backbone.")
 app.add_typer(mini, name="mini")
-
-RUNS, REFERENCE = Path("results/runs"), REPOSITORY / "results" / "reference"
-Seeds = Annotated[str, typer.Option(help="Such as 0,1,2; default: the protocol's.")]
-Methods = Annotated[str, typer.Option(help="Such as soma,lora; default: the table's.")]
-Profile = Annotated[str, typer.Option(help="Which protocol of the table: mini, smoke, ...")]
-PlacementName = Annotated[str, typer.Option(help="Adapted blocks: default, both, or a name.")]
-Mode = Annotated[str, typer.Option("--recipe", help="Recipe mode of the protocol.")]
-Settings = Annotated[
-    list[str], typer.Option("--set", help="recipe.FIELD=VALUE or method.FIELD=VALUE; repeatable.")
-]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data sets.")]
-Out = Annotated[Path, typer.Option(help="Folder of the records.")]
 
 
 @app.command()
@@ -57,6 +57,7 @@ def run(
 
     held_fixed = load_protocol(protocol)
     root = arguments.data_root(held_fixed, data_root)
+    arguments.announce(held_fixed)
     where = None if placement == "default" else placement
     changes = parse_changes(settings)
     cell = make_cell(held_fixed, method, seed=seed, placement=where, mode=mode, changes=changes)
@@ -100,6 +101,7 @@ def sweep(
     spec = load_table(table)
     protocol = spec.protocol(profile)
     root = arguments.data_root(protocol, data_root)
+    arguments.announce(protocol)
     changes = parse_changes(settings)
     # Seeds outermost: a sweep that is cut off has complete rankings of its first seeds.
     cells = [
@@ -179,6 +181,11 @@ def list_(
         print(f"{name:<20} {words}".rstrip())
 
 
+app.command()(method_commands.check)
+app.command()(method_commands.compare)
+app.command()(method_commands.export)
+
+
 @app.command()
 def bench(data_root: Annotated[Path, typer.Option()] = REPOSITORY / "data" / "mini") -> None:
     """Measure rendering, a training step and evaluation on the mini worlds in DATA_ROOT."""
@@ -200,11 +207,11 @@ def sheet(
     root: Annotated[Path, typer.Option()] = REPOSITORY / "data" / "mini",
     out: Annotated[Path, typer.Option()] = REPOSITORY / "results" / "mini",
 ) -> None:
-    """Write contact_sheet.png and class_share.csv of the worlds rendered below ROOT."""
-    from benchmarks.mini import worlds
+    """Write contact sheets, class_share.csv and boxes.csv of the worlds rendered below ROOT."""
+    from benchmarks.mini import weather_sheet, worlds
 
-    print(worlds.contact_sheet(out))
-    print(worlds.class_shares(root, out))
+    print(worlds.contact_sheet(out), worlds.class_shares(root, out), sep="\n")
+    print(weather_sheet.contact_sheet(out), weather_sheet.boxes(root, out), sep="\n")
 
 
 @mini.command()

@@ -1,11 +1,30 @@
-"""Arguments of the command line as values."""
+"""Arguments of the command line: the options that commands share, and texts as values."""
 
 import importlib
+import re
+import sys
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from benchmarks.detection import engines
 from benchmarks.environment import REPOSITORY
 from benchmarks.errors import UserError
-from benchmarks.protocol import Protocol
+from benchmarks.protocol import DetectionProtocol, Protocol
+
+RUNS, REFERENCE = Path("results/runs"), REPOSITORY / "results" / "reference"
+Seeds = Annotated[str, typer.Option(help="Such as 0,1,2; default: the protocol's.")]
+Methods = Annotated[str, typer.Option(help="Such as soma,lora; default: the table's.")]
+Profile = Annotated[str, typer.Option(help="Which protocol of the table: mini, smoke, ...")]
+PlacementName = Annotated[str, typer.Option(help="Adapted blocks: default, both, or a name.")]
+Mode = Annotated[str, typer.Option("--recipe", help="Recipe mode of the protocol.")]
+Settings = Annotated[
+    list[str], typer.Option("--set", help="recipe.FIELD=VALUE or method.FIELD=VALUE; repeatable.")
+]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data sets.")]
+Out = Annotated[Path, typer.Option(help="Folder of the records.")]
 
 
 def data_root(protocol: Protocol, given: Path | None) -> Path:
@@ -17,6 +36,16 @@ def data_root(protocol: Protocol, given: Path | None) -> Path:
     if given is None and protocol.data_root is None:
         raise UserError(f"{protocol.name} reads real data: say where with --data-root")
     return given if given is not None else REPOSITORY / str(protocol.data_root)
+
+
+def announce(protocol: Protocol) -> None:
+    """Say on stderr which engine a run takes, where there is a choice.
+
+    Raises:
+        UserError: the protocol asks for one that is not installed.
+    """
+    if isinstance(protocol, DetectionProtocol):
+        print(engines.announcement(protocol.engine), file=sys.stderr)
 
 
 def fingerprints(protocol: Protocol, data_root: Path) -> dict[str, str]:
@@ -38,8 +67,9 @@ def placements(protocol: Protocol, asked: str) -> tuple[str, ...]:
 
 
 def names(text: str) -> tuple[str, ...]:
-    """The parts of "a,b"; none for ""."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    """The parts of "a,b"; none for "". A comma inside parentheses parts nothing."""
+    parts = re.split(r",(?![^()]*\))", text)
+    return tuple(name.strip() for name in parts if name.strip())
 
 
 def numbers(text: str) -> tuple[int, ...]:

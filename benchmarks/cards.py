@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 import numpy as np
 from pydantic import BeforeValidator, model_validator
@@ -78,9 +78,10 @@ class Label(Strict):
         return {value: train_id for train_id, values in lists for value in values}
 
 
-class Card(Strict):
-    """One data set. Sizes are (height, width) in pixels; `native_size` is None where it varies."""
+class DataSet(Strict):
+    """What every card says. Sizes are (height, width) in pixels; `native_size` None: they vary."""
 
+    holds: ClassVar[str]  # the key that tells which kind of card a file is
     name: str
     title: str
     folder: str  # below the data root
@@ -89,8 +90,41 @@ class Card(Strict):
     licence: str
     access: str
     splits: dict[str, Split]
-    label: Label
     sources: tuple[str, ...]
+
+    def home(self, root: Path) -> Path:
+        """The folder of the data set.
+
+        Raises:
+            UserError: there is none.
+        """
+        home = root / self.folder
+        if not home.is_dir():
+            raise UserError(
+                f"{home}: no such folder; {self.title} is expected there: give another data root, "
+                "or render the mini worlds (python -m benchmarks mini)"
+            )
+        return home
+
+    def split(self, name: str) -> Split:
+        """The file patterns of a split.
+
+        Raises:
+            UserError: no such split.
+        """
+        if name not in self.splits:
+            raise UserError(f"{self.name} has no split {name!r}{closest(name, self.splits)}")
+        return self.splits[name]
+
+
+AnyCard = TypeVar("AnyCard", bound=DataSet)
+
+
+class Card(DataSet):
+    """One data set with a label per pixel."""
+
+    holds: ClassVar[str] = "label"
+    label: Label
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -122,44 +156,14 @@ class Card(Strict):
         """Where the ground truth of an image lies, in the usual layout."""
         return root / self.folder / self.split(split).labels[0].format(name=name, **parts)
 
-    def split(self, name: str) -> Split:
-        """The file patterns of a split.
-
-        Raises:
-            UserError: no such split.
-        """
-        if name not in self.splits:
-            raise UserError(f"{self.name} has no split {name!r}{closest(name, self.splits)}")
-        return self.splits[name]
-
     def pairs(self, root: Path, split: str) -> list[Pair]:
         """All images of a split with their labels, sorted by name.
 
         Raises:
             UserError: missing or empty folder, an image without label, a label without image.
         """
-        home, patterns = root / self.folder, self.split(split)
-        if not home.is_dir():
-            raise UserError(
-                f"{home}: no such folder; {self.title} is expected there: give another data root, "
-                "or render the mini worlds (python -m benchmarks mini)"
-            )
-        images = _matches(home, patterns.images)
-        if not images:
-            raise UserError(
-                f"{home}: no image matches {patterns.images}; unpack {self.title} there "
-                f"({self.access})"
-            )
-        # A half-unpacked second layout must not hide the complete one.
-        labels = max((_matches(home, pattern) for pattern in patterns.labels), key=len)
-        for kind, have, others in (("label", images, labels), ("image", labels, images)):
-            missing = sorted(have.keys() - others.keys())
-            if missing:
-                raise UserError(
-                    f"{have[missing[0]]}: has no {kind} ({len(missing)} of {len(have)} files lack "
-                    f"theirs); unpack the {kind}s of {self.title} completely"
-                )
-        found = [Pair(key[0], images[key], labels[key]) for key in images]
+        patterns = self.split(split)
+        found = paired(self.home(root), patterns.images, patterns.labels, self)
         return sorted(found, key=lambda pair: (pair.name, pair.image))
 
     def fingerprint(self, root: Path, split: str) -> str:
@@ -174,7 +178,30 @@ def _size(file: Path) -> int:
     return file.stat().st_size
 
 
-def _matches(home: Path, pattern: str) -> dict[tuple[str, ...], Path]:
+def paired(home: Path, images: str, labels: tuple[str, ...], card: DataSet) -> list[Pair]:
+    """All files below `home` that fit the pattern of images, with what fits one of the labels'.
+
+    Raises:
+        UserError: no image, an image without label, a label without image.
+    """
+    found = matches(home, images)
+    if not found:
+        raise UserError(
+            f"{home}: no image matches {images}; unpack {card.title} there ({card.access})"
+        )
+    # A half-unpacked second layout must not hide the complete one.
+    truth = max((matches(home, pattern) for pattern in labels), key=len)
+    for kind, have, others in (("label", found, truth), ("image", truth, found)):
+        missing = sorted(have.keys() - others.keys())
+        if missing:
+            raise UserError(
+                f"{have[missing[0]]}: has no {kind} ({len(missing)} of {len(have)} files lack "
+                f"theirs); unpack the {kind}s of {card.title} completely"
+            )
+    return [Pair(key[0], found[key], truth[key]) for key in found]
+
+
+def matches(home: Path, pattern: str) -> dict[tuple[str, ...], Path]:
     """Files that fit a pattern, by (name, values of the other placeholders in alphabetic order)."""
     # split() with one group returns text, placeholder, text, placeholder, ..., text
     parts = re.split(r"{(\w+)}", pattern)
@@ -198,16 +225,19 @@ def names() -> list[str]:
 
 
 @cache
-def load_card(name: str) -> Card:
-    """The card `name`.
+def load_card(name: str, kind: type[AnyCard] = Card) -> AnyCard:
+    """The card `name`; `kind` is the schema that it has to fit.
 
     Raises:
-        UserError: unknown name, or a file that does not fit the schema.
+        UserError: unknown name, a card of another kind, or a file that does not fit the schema.
     """
     if name not in names():
         raise UserError(f"unknown data set {name!r}{closest(name, names())}")
     file = FOLDER / f"{name}.yaml"
-    card = yaml_files.validate(Card, yaml_files.read(file), str(file))
+    data = yaml_files.read(file)
+    if kind.holds not in data:
+        raise UserError(f"{file}: describes no {kind.holds}; this task needs a card that does")
+    card = yaml_files.validate(kind, data, str(file))
     if card.name != name:
         raise UserError(f"{file}: name: {card.name!r} differs from the file's name; use one")
     return card

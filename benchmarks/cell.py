@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import sys
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from benchmarks import yaml_files
+from benchmarks import method_names, yaml_files
 from benchmarks.errors import UserError, closest
 from benchmarks.protocol import Protocol, RecipeChanges
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _NOT_SEMANTICS = {
     *("title", "note", "data_root", "profile", "selection", "seeds"),
     *("recipe", "recipes", "methods", "placements", "default_placement"),
+    "engine",  # which one it came to is a part of the cell
 }
 _NOT_SEMANTICS_OF_RECIPE = {"checkpoint_every", "loader_workers"}
 
@@ -34,7 +36,8 @@ class Cell:
 
     Attributes:
         protocol: with the recipe of this cell put in, so that tasks read `protocol.recipe`.
-        method: built-in name, or `path/to/file.py:Class`. label: its name in tables and paths.
+        method: built-in name, `path/to/file.py:Class` or `hf:NAME(key=value, ...)`. label: its
+            name in tables and paths.
         fields: what the method is built with, start block included.
         placement, mode: names of the placement and the recipe mode. data: domain -> fingerprint.
     """
@@ -59,16 +62,18 @@ class Cell:
     @cached_property
     def resolved(self) -> dict[str, Any]:
         """Everything that decides the numbers of this cell, as plain JSON values; no paths."""
+        engine = self.protocol.engine_here
         return {
             "protocol": protocol_semantics(self.protocol),
             "recipe": self.protocol.recipe.model_dump(
                 mode="json", exclude=_NOT_SEMANTICS_OF_RECIPE
             ),
             "recipe_mode": self.mode,
-            "method": _method_semantics(self.method, self.make_method()),
+            "method": method_semantics(self.method, self.make_method()),
             "placement": self.placement,
             "seed": self.seed,
             "data": dict(self.data),
+            **({"engine": engine} if engine else {}),
         }
 
     @cached_property
@@ -116,8 +121,7 @@ def make_cell(
         raise UserError("--set method.start_block: the placement decides it; use --placement")
     fields["start_block"] = protocol.placements[placement]
     make_method(method, fields)  # wrong names and values show here, before any work
-    path, _, name = method.rpartition(":")
-    label = f"{Path(path).stem}.{name}" if path else method
+    label = method_names.label(method)
     if changes:
         label += f"+{digest_of(changes)[:8]}"
     return Cell(
@@ -150,7 +154,7 @@ def parse_changes(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def make_method(spec: str, fields: Mapping[str, Any]) -> "Method":
-    """A method by built-in name or `path/to/file.py:Class`, with its fields.
+    """A method by built-in name, `path/to/file.py:Class` or `hf:NAME(...)`, with its fields.
 
     Raises:
         UserError: unknown method, unknown field (closest name given) or a value that does not fit.
@@ -159,7 +163,7 @@ def make_method(spec: str, fields: Mapping[str, Any]) -> "Method":
     known = [field.name for field in dataclasses.fields(kind)]
     hints = typing.get_type_hints(kind)
     values = {}
-    for name, value in fields.items():
+    for name, value in (method_names.hf_fields(spec) | dict(fields)).items():
         if name not in known:
             raise UserError(f"method {spec}: no field {name!r}{closest(name, known)}")
         try:
@@ -175,7 +179,11 @@ def make_method(spec: str, fields: Mapping[str, Any]) -> "Method":
 
 
 def _class_of(spec: str) -> type["Method"]:
-    path, _, name = spec.rpartition(":")
+    path, name = method_names.split(spec)
+    if spec.startswith(method_names.HF):
+        from baselines.hf_peft import HFPeft
+
+        return HFPeft
     if not path:
         from baselines import METHODS
 
@@ -199,9 +207,13 @@ def _class_of(spec: str) -> type["Method"]:
     return kind
 
 
-def _method_semantics(spec: str, method: "Method") -> dict[str, Any]:
-    path, _, name = spec.rpartition(":")
+def method_semantics(spec: str, method: "Method") -> dict[str, Any]:
+    """What a method is: name, fields, and the code or packages that decide what they mean."""
+    path, name = method_names.split(spec)
+    name = "hf" if spec.startswith(method_names.HF) else name  # its fields say which
     semantics: dict[str, Any] = {"name": name, "fields": _plain(dataclasses.asdict(method))}
+    if packages := getattr(method, "packages", ()):
+        semantics["packages"] = {each: importlib.metadata.version(each) for each in packages}
     if path:  # the code of a user's own method is part of what the cell is
         semantics["code_sha256"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     return semantics

@@ -1,5 +1,6 @@
 """Which records may stand in one table, and which reference records they may be compared with."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,13 +10,14 @@ from benchmarks.protocol import Protocol
 from benchmarks.record import Record
 
 
-def check_alike(records: Sequence[Record], protocol: Protocol) -> None:
+def check_alike(records: Sequence[Record], protocol: Protocol, table: str = "TABLE") -> None:
     """Refuse records that cannot stand in one table.
 
     Raises:
-        UserError: another protocol version, other settings, other data, or one row from two
-            different cells.
+        UserError: another protocol version, other settings, another engine, other data, or one row
+            from two different cells.
     """
+    _check_engine(records, protocol, table)
     semantics = protocol_semantics(protocol)
     data: dict[str, str] | None = None
     rows: dict[tuple[str, str], dict[str, Any]] = {}
@@ -43,6 +45,23 @@ def check_alike(records: Sequence[Record], protocol: Protocol) -> None:
             raise UserError(f"{who}: its method or recipe differs from other seeds of this row")
 
 
+def _check_engine(records: Sequence[Record], protocol: Protocol, table: str) -> None:
+    """Refuse records of two engines: the rarer one has to be run again."""
+    counts = Counter(record.cell.get("engine") for record in records)
+    if len(counts) < 2:
+        return
+    kept = counts.most_common(1)[0][0]
+    odd = [record for record in records if record.cell.get("engine") != kept]
+    labels, seeds = (sorted({str(getattr(r, key)) for r in odd}) for key in ("label", "seed"))
+    raise UserError(
+        f"{protocol.name}: {counts[kept]} records were made with engine {kept}, {len(odd)} with "
+        f"{', '.join(sorted({str(r.cell.get('engine')) for r in odd}))}; tables never mix engines: "
+        f"move the latter away, set engine: {kept} in {protocol.name}, and run: python -m "
+        f"benchmarks sweep {table} --profile {protocol.profile} --methods {','.join(labels)} "
+        f"--seeds {','.join(seeds)}"
+    )
+
+
 def comparable(
     against: Sequence[Record] | None, protocol: Protocol, records: Sequence[Record]
 ) -> tuple[list[Record], list[str]]:
@@ -53,6 +72,10 @@ def comparable(
     if not same:
         why = "of this protocol" if not against else f"of version {protocol.version}"
         return [], [f"agreement with the reference: no committed records {why}"]
+    ours, theirs = ({r.cell.get("engine") for r in group} for group in (records, same))
+    if ours and ours != theirs:
+        made = ", ".join(sorted(map(str, theirs)))
+        return [], [f"agreement with the reference: the committed records have engine {made}"]
     lines = [
         "agreement with the reference: difference of Avg to the committed records with a 95 % "
         "interval (paired by seed); agrees = the interval contains 0 or the difference is < 0.05"

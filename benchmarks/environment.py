@@ -1,6 +1,7 @@
 """Where a record was made: commit of the suite, versions, processors."""
 
 import importlib.metadata
+import json
 import platform
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGES = (
     *("torch", "timm", "transformers", "lightning-fabric", "numpy", "scipy", "pydantic"),
-    *("opencv-python-headless", "opencv-python", "safetensors"),
+    *("opencv-python-headless", "opencv-python", "safetensors", "torchvision", "pycocotools"),
+    "detectron2",
 )
 
 
@@ -63,10 +65,14 @@ def _git(*arguments: str) -> str | None:
 
 
 def _version(package: str) -> str | None:
+    """Its version, and the commit where it was installed from a repository."""
     try:
-        return importlib.metadata.version(package)
+        found = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+    origin = json.loads(found.read_text("direct_url.json") or "{}")
+    commit = origin.get("vcs_info", {}).get("commit_id")
+    return f"{found.version} ({commit})" if commit else found.version
 
 
 def _cpu() -> str:

@@ -1,6 +1,6 @@
 """What is kept of a run: the parts of its record, and the files beside it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,25 @@ def losses(history: History) -> list[LossPoint]:
     places = np.linspace(0, len(history.losses) - 1, LOSS_POINTS).round().astype(int)
     chosen = sorted(set(places.tolist()))
     return [LossPoint(iteration=place, loss=history.losses[place]) for place in chosen]
+
+
+def write_results(
+    path: Path, arrays: Mapping[str, np.ndarray], files: Mapping[str, Callable[[Path], None]]
+) -> None:
+    """Write beside the record at `path` what an evaluation keeps.
+
+    Args:
+        path: of the record.
+        arrays: go into one .npz, if there are any.
+        files: ending of the name, such as ".night.json.gz" -> function that writes the file.
+
+    Raises:
+        UserError: one of them cannot be written.
+    """
+    if arrays:
+        write_arrays(path.with_suffix(".npz"), arrays)
+    for ending, write in files.items():
+        write(path.with_suffix(ending))
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from benchmarks import yaml_files
+from benchmarks.detection.engines import resolve
+from benchmarks.detection.settings import DetectionAugment, FasterRCNN
 from benchmarks.errors import UserError, closest
 from benchmarks.protocol_parts import (
     Augment,
@@ -26,6 +28,7 @@ from benchmarks.yaml_files import Strict
 __all__ = [
     "Augment",
     "Backbone",
+    "DetectionProtocol",
     "Domain",
     "Ema",
     "Head",
@@ -35,6 +38,7 @@ __all__ = [
     "Protocol",
     "Recipe",
     "RecipeChanges",
+    "SegmentationProtocol",
     "Window",
     "find",
     "load_protocol",
@@ -62,7 +66,7 @@ class Mode(Strict):
 
 
 class Protocol(Strict):
-    """One written protocol; `benchmarks/protocols/*.yaml` show every field in use.
+    """What every written protocol has; `benchmarks/protocols/*.yaml` show every field in use.
 
     Attributes:
         version: raised with every edit that can change a number. profile: the family a table picks
@@ -79,18 +83,15 @@ class Protocol(Strict):
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
     version: Count
     profile: str
-    task: Literal["segmentation"]
+    task: str
     title: str
     note: str = ""
     data_root: str | None = None
     backbone: Backbone
-    head: Head
     source: Annotated[tuple[Domain, ...], Field(min_length=1)]
     validation: tuple[Domain, ...] = ()
     targets: tuple[Domain, ...]
     input: Input
-    augment: Augment
-    window: Window
     recipe: Recipe
     recipes: dict[str, Mode] = Field(default_factory=lambda: {"controlled": Mode()})
     methods: dict[str, MethodChanges] = Field(default_factory=dict)
@@ -106,7 +107,7 @@ class Protocol(Strict):
             raise ValueError(
                 f"default_placement {self.default_placement!r} is not a placement{known}"
             )
-        scored = [part.domain for part in (*self.validation, *self.targets)]
+        scored = [part.domain for group in self.scored.values() for part in group]
         if not scored:
             raise ValueError("no domain is scored; give targets or a validation domain")
         for name in scored:
@@ -115,6 +116,20 @@ class Protocol(Strict):
         if self.selection == "source-val" and not self.validation:
             raise ValueError("selection source-val needs a validation domain")
         return self
+
+    @property
+    def scored(self) -> dict[str, tuple[Domain, ...]]:
+        """Role in the records -> domains that are scored in it, in order."""
+        return {"validation": self.validation, "target": self.targets}
+
+    def role(self, domain: Domain) -> str:
+        """What a scored domain is in the records."""
+        return next(role for role, group in self.scored.items() if domain in group)
+
+    @property
+    def engine_here(self) -> str | None:
+        """The library that the head is built from on this machine, where there is a choice."""
+        return None
 
     def changes_for(self, method: str, mode: str) -> MethodChanges:
         """What this protocol sets for a method in a recipe mode, fields and recipe.
@@ -143,6 +158,52 @@ class Protocol(Strict):
         return yaml_files.validate(Recipe, given, f"{self.name}: recipe of {method}")
 
 
+class SegmentationProtocol(Protocol):
+    """A protocol of semantic segmentation with Mask2Former."""
+
+    task: Literal["segmentation"]
+    head: Head
+    augment: Augment
+    window: Window
+
+
+class DetectionProtocol(Protocol):
+    """A protocol of object detection with Faster R-CNN.
+
+    Attributes:
+        engine: what the detector is built from; auto takes Detectron2 where it is installed.
+        source_test: test splits of the sources, scored beside the unseen domains; nothing is chosen
+            on them.
+    """
+
+    task: Literal["detection"]
+    engine: Literal["auto", "detectron2", "torchvision"] = "auto"
+    head: FasterRCNN
+    augment: DetectionAugment
+    source_test: tuple[Domain, ...] = ()
+
+    @property
+    def scored(self) -> dict[str, tuple[Domain, ...]]:
+        """Role in the records -> domains that are scored in it, in order."""
+        return {
+            "validation": self.validation,
+            "source": self.source_test,
+            "target": self.targets,
+        }
+
+    @property
+    def engine_here(self) -> str:
+        """The engine on this machine.
+
+        Raises:
+            UserError: the protocol asks for one that is not installed.
+        """
+        return resolve(self.engine)
+
+
+_TASKS = {"segmentation": SegmentationProtocol, "detection": DetectionProtocol}
+
+
 def load_protocol(name: str | Path) -> Protocol:
     """A protocol by its name in `benchmarks/protocols`, or by a path that ends in .yaml.
 
@@ -157,7 +218,10 @@ def load_protocol(name: str | Path) -> Protocol:
         if "extends" in base:
             raise UserError(f"{path}: extends: the base extends another file; one level is allowed")
         data = yaml_files.merge(base, data)
-    protocol = yaml_files.validate(Protocol, data, str(path))
+    task = data.get("task", "segmentation")
+    if task not in _TASKS:
+        raise UserError(f"{path}: task: no such task {task!r}{closest(str(task), _TASKS)}")
+    protocol = yaml_files.validate(_TASKS[task], data, str(path))
     if protocol.name != path.stem:
         raise UserError(f"{path}: name: {protocol.name!r} differs from the file's name; use one")
     return protocol

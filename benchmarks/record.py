@@ -8,6 +8,7 @@ from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from benchmarks import method_names
 from benchmarks.cell import Cell
 from benchmarks.environment import Environment, environment
 from benchmarks.errors import UserError
@@ -22,13 +23,13 @@ class Score(_Part):
     """One domain at one iteration.
 
     Attributes:
-        role: held-out source ("validation") or unseen ("target").
+        role: held-out source ("validation"), test split of a source, or unseen ("target").
         metrics: name -> percent (0..100) or percent per class in class order; null where a class
             does not occur.
         images: number of evaluated images.
     """
 
-    role: Literal["validation", "target"]
+    role: Literal["validation", "source", "target"]
     metrics: dict[str, float | list[float | None] | None]
     images: int
 
@@ -128,7 +129,7 @@ def record_of(cell: Cell, status: str, reason: str = "", **parts: Any) -> Record
         digest=cell.digest,
         protocol=cell.protocol.name,
         protocol_version=cell.protocol.version,
-        method=cell.method.rpartition(":")[2],
+        method=method_names.split(cell.method)[1],
         label=cell.label,
         placement=cell.placement,
         recipe=cell.mode,

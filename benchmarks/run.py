@@ -3,6 +3,7 @@
 import importlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from benchmarks.seeding import torch_seed
 from benchmarks.train import NotFinite, Training, train
 from soma.method import Method, NotApplicable, adapt
 
-TASKS = {"segmentation": "benchmarks.segmentation"}
+TASKS = {"segmentation": "benchmarks.segmentation", "detection": "benchmarks.detection.task"}
 
 
 def run_cell(
@@ -34,9 +35,10 @@ def run_cell(
 ) -> Record:
     """Run a cell, from its checkpoint where there is one, and write what came of it.
 
-    Beside the record `<out>/<cell.path>`: a .npz with the confusion matrix of every image, one
-    array per domain, and a .safetensors with the head and what differs from the pretrained
-    backbone, both of the last iteration. The record is written last: where it is, they are.
+    Beside the record `<out>/<cell.path>`: what the task keeps of the last evaluation (a .npz with
+    the confusion matrix of every image, one array per domain; or the detections of every domain, a
+    .json.gz each), and a .safetensors with the head and what differs from the pretrained backbone
+    at the last iteration. The record is written last: where it is, they are.
 
     The caller holds the lock of the cell. On the CPU the same cell gives the same bits each time.
 
@@ -67,7 +69,7 @@ def run_cell(
     except NotFinite as error:
         status, reason = "failed", str(error)
     else:
-        outcome.write_arrays(path.with_suffix(".npz"), scoring.arrays)
+        outcome.write_results(path, scoring.arrays, scoring.files)
         outcome.write_weights(path.with_suffix(".safetensors"), adapted.model, adapted.method)
     history = training.state.history
     record = record_of(
@@ -166,7 +168,7 @@ def make_training(cell: Cell, adapted: Adapted, fabric: Fabric) -> Training:
 
 @dataclass
 class Scoring:
-    """Scores a model on all domains of a protocol; keeps arrays and time of the last call."""
+    """Scores a model on all domains of a protocol; keeps what the last call gave, and its time."""
 
     task: ModuleType
     model: nn.Module
@@ -174,23 +176,26 @@ class Scoring:
     data_root: Path
     memory: PeakMemory
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    files: dict[str, Callable[[Path], None]] = field(default_factory=dict)
     seconds: float | None = None
 
     def __call__(self, iteration: int) -> dict[str, Any]:
         """Domain -> its `record.Score` as plain values."""
-        started, scores, self.arrays = time.perf_counter(), {}, {}
+        started, scores = time.perf_counter(), {}
+        self.arrays, self.files = {}, {}
         with self.memory.phase("evaluate"):
             for domain in self.task.domains(self.protocol):
-                role = "validation" if domain in self.protocol.validation else "target"
                 result = self.task.evaluate(self.model, self.protocol, self.data_root, domain)
                 scores[domain.domain] = {
-                    "role": role,
+                    "role": self.protocol.role(domain),
                     "metrics": result.metrics,
                     "images": result.images,
                 }
                 for name, array in result.arrays.items():
                     key = domain.domain if name == "confusion" else f"{domain.domain}.{name}"
                     self.arrays[key] = array
+                for ending, write in result.files.items():
+                    self.files[f".{domain.domain}{ending}"] = write
         self.seconds = time.perf_counter() - started
         return json.loads(json.dumps(scores))  # a checkpoint takes no numpy scalars
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from benchmarks.protocol import Protocol
 from benchmarks.record import Record
 from benchmarks.statistics import Discrimination
+from benchmarks.table_spec import TableSpec
 
 
 def completeness(labels: Sequence[str], seeds: Sequence[int], records: Sequence[Record]) -> str:
@@ -46,7 +47,7 @@ def discrimination(found: Discrimination | None) -> str:
 
 def notes(
     protocol: Protocol,
-    metric: str,
+    spec: TableSpec,
     mode: str,
     rules: Sequence[str],
     records: Sequence[Record],
@@ -59,10 +60,19 @@ def notes(
     lines = [protocol.note] if protocol.note else []
     lines.append(f"protocol {protocol.name} version {protocol.version}: {protocol.title}")
     lines.append(
-        f"{metric} in percent: mean ± sample standard deviation over n seeds, Avg per seed first; "
-        "differences are paired by seed with a 95 % t interval, bold where it excludes 0"
+        f"{spec.metric} in percent: mean ± sample standard deviation over n seeds, Avg per seed "
+        "first; differences are paired by seed with a 95 % t interval, bold where it excludes 0"
     )
-    lines.append(f"test size (height x width): {', '.join(_size(d) for d in protocol.targets)}")
+    if spec.sources:
+        lines.append(
+            f"Avg is over the {len(spec.domains)} unseen domains; the average that includes "
+            f"{', '.join(spec.sources.values())} stands apart"
+        )
+    sized = (*protocol.scored.get("source", ()), *protocol.targets)
+    lines.append(f"test size (height x width): {', '.join(_size(d) for d in sized)}")
+    engines = {each.cell["engine"]: None for each in records if "engine" in each.cell}
+    if engines:
+        lines.append(f"engine of the detector: {', '.join(engines)}")
     rule = f"model selection: {', '.join(rules)}"
     if "target-oracle" in rules:
         rule += " (target-oracle picks on the test domains: an upper bound, not a result)"

@@ -15,13 +15,15 @@ from benchmarks.yaml_files import Strict
 
 FOLDER = Path(__file__).parent / "tables"
 PUBLISHED = REPOSITORY / "results" / "published.csv"
+# Columns besides the domains: mean of the unseen ones, of all, and of held-out source data.
+AVERAGE, AVERAGE_ALL, SOURCE = "avg", "avg_all", "source"
 
 
 class PublishedSpec(Strict):
     """How rows of results/published.csv map to this table.
 
     Attributes:
-        domains: column key (a target domain or avg) -> name in the file's `domain` column.
+        domains: column key (a domain, avg or avg_all) -> name in the file's `domain` column.
         where: file column -> value, for every row. methods: table row -> selections, each file
             column -> value. All values have to match exactly.
     """
@@ -36,8 +38,9 @@ class TableSpec(Strict):
 
     Attributes:
         protocols: profile -> protocol. metric: key in the records' metrics, percent.
-        domains: target domain -> heading, in column order. reference: row that differences are
-            taken to. methods: rows in order.
+        domains: target domain -> heading, in column order; Avg is their mean. sources: test split
+            of a source -> heading, shown before them and in a second average, over all.
+        reference: row that differences are taken to. methods: rows in order.
     """
 
     name: str
@@ -45,9 +48,18 @@ class TableSpec(Strict):
     protocols: Annotated[dict[str, str], Field(min_length=1)]
     metric: str
     domains: Annotated[dict[str, str], Field(min_length=1)]
+    sources: dict[str, str] = Field(default_factory=dict)
     reference: str
     methods: Annotated[tuple[str, ...], Field(min_length=1)]
     published: PublishedSpec | None = None
+
+    @property
+    def headings(self) -> dict[str, str]:
+        """Column key -> heading, in order."""
+        count = len(self.sources) + len(self.domains)
+        everywhere = {AVERAGE_ALL: f"Avg of {count}"} if self.sources else {}
+        averages = {AVERAGE: "Avg", **everywhere}
+        return {**self.sources, **self.domains, **averages, SOURCE: "source, held out"}
 
     def protocol(self, profile: str) -> Protocol:
         """The protocol of a profile.
@@ -59,12 +71,16 @@ class TableSpec(Strict):
             known = closest(profile, self.protocols)
             raise UserError(f"{self.name}: no profile {profile!r}{known}")
         protocol = load_protocol(self.protocols[profile])
-        targets = {target.domain for target in protocol.targets}
-        if targets != set(self.domains):
-            odd = ", ".join(sorted(targets ^ set(self.domains)))
-            raise UserError(
-                f"{self.name}: domains: differ from the targets of {protocol.name}: {odd}"
-            )
+        for role, key, columns in (
+            ("target", "domains", self.domains),
+            ("source", "sources", self.sources),
+        ):
+            scored = {domain.domain for domain in protocol.scored.get(role, ())}
+            if scored != set(columns):
+                odd = ", ".join(sorted(scored ^ set(columns)))
+                raise UserError(
+                    f"{self.name}: {key}: differ from the {role}s of {protocol.name}: {odd}"
+                )
         return protocol
 
 

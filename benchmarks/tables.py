@@ -1,18 +1,16 @@
 """Records to a table: rows with uncertainty, differences, published numbers and what is missing."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from benchmarks import statistics, table_notes
+from benchmarks import method_names, statistics, table_notes
 from benchmarks.comparable import check_alike, comparable
 from benchmarks.errors import UserError, closest
 from benchmarks.protocol import Protocol
 from benchmarks.record import Record
 from benchmarks.selection import mean_of_role, select
 from benchmarks.statistics import Difference, Summary
-from benchmarks.table_spec import Published, TableSpec
-
-AVERAGE, SOURCE = "avg", "source"
+from benchmarks.table_spec import AVERAGE, AVERAGE_ALL, SOURCE, Published, TableSpec
 
 
 @dataclass(frozen=True)
@@ -96,8 +94,8 @@ def build(
     Raises:
         UserError: records of different protocol versions, settings or data; or an unknown name.
     """
-    check_alike(records, protocol)
-    labels = list(request.methods or spec.methods)
+    check_alike(records, protocol, spec.name)
+    labels = [method_names.label(method) for method in request.methods or spec.methods]
     if request.methods is None:
         labels += sorted({record.label for record in records} - set(labels))
     if request.reference and request.reference not in labels:
@@ -118,11 +116,11 @@ def build(
     return Table(
         name=spec.name,
         title=spec.title,
-        headings={**spec.domains, AVERAGE: "Avg", SOURCE: "source, held out"},
+        headings=spec.headings,
         reference=view.reference,
         blocks=tuple(blocks),
         notes=(
-            *table_notes.notes(protocol, spec.metric, request.mode, rules, shown, left_out),
+            *table_notes.notes(protocol, spec, request.mode, rules, shown, left_out),
             *remarks,
         ),
         footnotes=_used(published, labels),
@@ -131,19 +129,31 @@ def build(
 
 
 def values_by_seed(
-    records: Sequence[Record], rule: str, metric: str, targets: Sequence[str]
+    records: Sequence[Record],
+    rule: str,
+    metric: str,
+    targets: Collection[str],
+    sources: Collection[str] = (),
 ) -> dict[str, dict[int, float]]:
-    """Column key -> seed -> percent, for the done records of one row; Avg per seed first."""
-    values: dict[str, dict[int, float]] = {key: {} for key in (*targets, AVERAGE, SOURCE)}
+    """Column key -> seed -> percent, for the done records of one row; averages per seed first.
+
+    `targets` are averaged; `sources`, test splits of source domains, only in the average of all.
+    """
+    averages = (AVERAGE, AVERAGE_ALL) if sources else (AVERAGE,)
+    columns = (*sources, *targets, *averages, SOURCE)
+    values: dict[str, dict[int, float]] = {key: {} for key in columns}
     for record in records:
         chosen = select(record.evaluations, rule, metric) if record.status == "done" else None
         if chosen is None:
             continue
         scores: dict[str, float | None] = {}
-        for target in targets:
-            value = chosen.domains[target].metrics.get(metric) if target in chosen.domains else None
-            scores[target] = value if isinstance(value, float) else None
-        scores[AVERAGE] = statistics.average(list(scores.values()))
+        for name in (*sources, *targets):
+            value = chosen.domains[name].metrics.get(metric) if name in chosen.domains else None
+            scores[name] = value if isinstance(value, float) else None
+        everywhere = statistics.average(list(scores.values()))
+        scores[AVERAGE] = statistics.average([scores[target] for target in targets])
+        if sources:
+            scores[AVERAGE_ALL] = everywhere
         scores[SOURCE] = mean_of_role(chosen, "validation", metric)
         for key, score in scores.items():
             if score is not None:
@@ -162,7 +172,8 @@ class _View:
     reference: str
 
     def values(self, records: Sequence[Record], rule: str) -> dict[str, dict[int, float]]:
-        return values_by_seed(records, rule, self.spec.metric, list(self.spec.domains))
+        spec = self.spec
+        return values_by_seed(records, rule, spec.metric, spec.domains, spec.sources)
 
 
 def _block(

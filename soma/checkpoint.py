@@ -54,12 +54,17 @@ def save_adapter(
         metadata["method"] = _describe(method, vit)
     if backbone := getattr(vit, "weights_sha256", None):
         metadata["weights_sha256"] = backbone
-    everything = {name: value.contiguous() for name, value in (tensors | dict(extra or {})).items()}
+    write_tensors(path, tensors | dict(extra or {}), metadata)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     os.close(handle)
     try:
-        save_file(everything, temporary, metadata=metadata)
+        contiguous = {name: value.contiguous() for name, value in tensors.items()}
+        save_file(contiguous, temporary, metadata=metadata)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

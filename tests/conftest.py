@@ -1,38 +1,17 @@
 from collections.abc import Callable
 
 import pytest
-import timm
 import torch
 from torch import nn
 
-VITS = {
-    "class token": {},
-    "registers and layer scale": {"init_values": 0.5, "reg_tokens": 4, "no_embed_class": True},
-}
+from benchmarks import conformance_vits
+
+VITS = conformance_vits.KINDS[:2]  # plain ones, fused q, k, v by nature
 
 
-def build_vit(kind: str, *, split: bool = True) -> nn.Module:
-    """A random ViT of 4 blocks, width 32, 16 patches; no tensor of it is constant."""
-    from soma.backbone import split_qkv
-
-    torch.manual_seed(7)
-    vit = timm.create_model(
-        "vit_tiny_patch16_224",
-        pretrained=False,
-        num_classes=0,
-        img_size=32,
-        patch_size=8,
-        embed_dim=32,
-        depth=4,
-        num_heads=2,
-        **VITS[kind],
-    )
-    with torch.no_grad():
-        for parameter in vit.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    if split:
-        split_qkv(vit)
-    return vit.eval()
+def build_vit(kind: str, **options: bool) -> nn.Module:
+    """The small random backbone of the conformance checks, with 4 blocks."""
+    return conformance_vits.build_vit(kind, depth=4, **options)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -42,6 +42,18 @@ def vit_large() -> nn.Module:
         ("dude", {}, 7_299_072, False),
         ("edora", {}, 368_640, False),
         ("edora", {"rank": 16}, 258_048, False),
+        # With its default of all singular values SVF learns k numbers per linear.
+        ("svf", {}, 147_456, False),
+        ("svf", {"form": "scale"}, 147_456, False),
+        ("svf", {"form": "scale+shift"}, 294_912, False),
+        ("svf", {"rank": 256}, 36_864, False),
+        ("svf", {"rank": 256, "start_block": LAST_TWO_THIRDS}, 24_576, False),
+        # The linears alone; then norms (4 x 1024 in each block, 2048 at the end) and positions
+        # (37 x 37 patches and the class token) are counted too.
+        ("salt", {"rank": 8, "also": ()}, 2_153_664, False),
+        ("salt", {"rank": 8}, 2_153_664 + 98_304 + 2_048 + 1370 * 1024, False),
+        ("salt", {"rank": 8, "also": (), "start_block": LAST_TWO_THIRDS}, 1_435_776, False),
+        ("salt", {"rank": 8, "start_block": LAST_TWO_THIRDS}, 1_435_776 + 67_584, False),
         # Published for a fused qkv: 14,155,776 and 13,369,344; q, k and v are split here.
         ("recyclelora", {}, 15_925_248, False),
         ("recyclelora", {"rank": 34, "sub_rank": 2}, 15_040_512, False),
@@ -51,10 +63,18 @@ def vit_large() -> nn.Module:
         ("soma", {"start_block": 0}, 7_299_072, False),
         ("soma-release", {}, 4_866_048, True),  # with the mask token the published 4,867,072
         ("vpt", {"prompts": 100, "deep": False}, 102_400, False),
+        ("vpt-shallow", {"prompts": 100}, 102_400, False),
+        ("vpt-shallow", {}, 51_200, False),
         ("vpt", {"prompts": 50}, 1_228_800, False),
         ("vpt", {"prompts": 100}, 2_457_600, False),
         ("vpt", {"prompts": 150}, 3_686_400, False),
         ("vpt", {"prompts": 150, "start_block": LAST_TWO_THIRDS}, 2_457_600, False),
+        ("adaptformer", {}, 3_171_840, False),
+        ("adaptformer", {"bottleneck": 128}, 6_319_104, False),
+        ("adaptformer", {"reads": "own_norm"}, 3_171_840 + 24 * 2048, False),
+        ("adaptformer", {"start_block": LAST_TWO_THIRDS}, 2_114_560, False),
+        ("rein", {}, 2_530_817, False),  # with the link to the queries the published 2,990,081
+        ("rein", {"start_block": LAST_TWO_THIRDS}, 2_386_945, False),
     ],
 )
 def test_trainable_parameters(

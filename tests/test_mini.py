@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from benchmarks.backbones import load_backbone
 from benchmarks.cards import load_card
 from benchmarks.errors import UserError
-from benchmarks.mini import pretrain, worlds
+from benchmarks.mini import pretrain, weather, worlds
 from benchmarks.mini.scenes import sample_scene
 from benchmarks.mini.worlds import WORLDS, World, render_worlds, sample
 from benchmarks.protocol import load_protocol
@@ -23,6 +23,8 @@ SHIPPED = Path(worlds.__file__).with_name("backbone.safetensors")
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worlds, "WORLDS", {d: World(w.split, 3) for d, w in WORLDS.items()})
+    weathers = {d: weather.World(w.style, {"train": 1}) for d, w in weather.WORLDS.items()}
+    monkeypatch.setattr(weather, "WORLDS", weathers)
 
 
 @pytest.mark.usefixtures("few")

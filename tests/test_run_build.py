@@ -49,7 +49,7 @@ def test_the_head_starts_from_the_same_values_under_every_method(task):
     assert not torch.equal(other, heads["full"])
 
 
-def test_new_parameters_follow_the_decay_of_the_method(task):
+def test_what_learns_follows_the_decay_of_the_method(task):
     @dataclass(frozen=True, kw_only=True)
     class Scaled(Method):
         source: ClassVar[str] = "here"
@@ -61,15 +61,15 @@ def test_new_parameters_follow_the_decay_of_the_method(task):
             return name == "cls_token"
 
         def decay(self, name):
-            return {"gain": "to_init"}[name]
+            return {"gain": "to_init", "cls_token": "none"}[name]
 
     cell = cell_of()
     object.__setattr__(cell, "make_method", Scaled)
     adapted = run.build(cell, task)
-    assert adapted.decay_rules == {"backbone.gain": "to_init"}
+    assert adapted.decay_rules == {"backbone.gain": "to_init", "backbone.cls_token": "none"}
     groups = run.make_training(cell, adapted, run.make_fabric("cpu", "32-true")).state.optimizer
     assert [(group["name"], len(group["params"])) for group in groups.param_groups] == [
-        ("backbone to_zero", 1),
+        ("backbone none", 1),
         ("backbone to_init", 1),
         ("head to_zero", 2),
     ]

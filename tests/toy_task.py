@@ -9,7 +9,7 @@ from torch import nn
 from benchmarks.backbones import load_backbone
 from benchmarks.cell import make_cell
 from benchmarks.metrics import confusion, summary
-from benchmarks.protocol import Protocol, load_protocol
+from benchmarks.protocol import SegmentationProtocol, load_protocol
 from benchmarks.seeding import stream
 from benchmarks.segmentation import Evaluation
 
@@ -38,12 +38,13 @@ def protocol(**recipe):
         "backbone": BACKBONE,
         "recipe": RECIPE | recipe,
         "recipes": {"controlled": {}},
-        "methods": {name: RANK_2 for name in ("lora", "pissa", "dora", "soma", "soma-release")},
+        "methods": {name: RANK_2 for name in ("lora", "pissa", "dora", "soma", "soma-release")}
+        | {"recyclelora": {"fields": {"rank": 2, "sub_rank": 1}}},
         "source": [{"domain": "gtav", "card": "gtav", "split": "train", "holdout": 2}],
         "validation": [held_out],
         "targets": [{"domain": "cityscapes", **domain}],
     }
-    return Protocol.model_validate(load_protocol("mini_gtav").model_dump() | changes)
+    return SegmentationProtocol.model_validate(load_protocol("mini_gtav").model_dump() | changes)
 
 
 def cell_of(method="soma", seed=0, **recipe):

@@ -16,6 +16,7 @@ from rich.progress import track
 
 from benchmarks.cards import IGNORE, Card, load_card
 from benchmarks.errors import UserError
+from benchmarks.mini import annotations, weather
 from benchmarks.mini.appearance import render
 from benchmarks.mini.scenes import Scene, sample_scene
 from benchmarks.mini.styles import DOMAINS
@@ -87,10 +88,16 @@ def render_worlds(root: Path, seed: int = SEED) -> Path:
 
 def _render_all(root: Path, seed: int, origin: dict) -> None:
     shares = {domain: _render_domain(root, domain, seed) for domain in WORLDS}
+    boxes = {
+        f"{domain}/{split}": annotations.statistics(images)
+        for domain in weather.WORLDS
+        for split, images in weather.render_domain(root, domain, seed).items()
+    }
     files = sorted(f for f in root.rglob("*") if f.is_file())
     manifest = {
         "origin": origin,
         "class_share": shares,
+        "boxes": boxes,
         "files": {
             f.relative_to(root).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest()
             for f in files
@@ -102,7 +109,8 @@ def _render_all(root: Path, seed: int, origin: dict) -> None:
 def renderer_hash() -> str:
     """SHA-256 over the source files that decide what a mini world looks like."""
     here = Path(__file__).parent
-    names = ("canvas", "objects", "scenes", "styles", "appearance", "worlds")
+    names = ("canvas", "objects", "vehicles", "scenes", "styles", "appearance", "worlds")
+    names += ("annotations", "weather")
     return hashlib.sha256(b"".join((here / f"{n}.py").read_bytes() for n in names)).hexdigest()
 
 

@@ -75,14 +75,15 @@ def random_crop(
     the first draw.
     """
     for attempt in range(CROP_TRIES + 1):
-        rows, columns = (_span(side, crop, rng) for side in label.shape)
+        rows, columns = (span(side, crop, rng) for side in label.shape)
         piece = label[rows, columns]
         if max_class_share >= 1 or attempt == CROP_TRIES or _mixed(piece, max_class_share):
             break
     return image[rows, columns], piece
 
 
-def _span(side: int, crop: int, rng: np.random.Generator) -> slice:
+def span(side: int, crop: int, rng: np.random.Generator) -> slice:
+    """Where a crop lies along one axis; a side that is not longer than it stays whole."""
     start = int(rng.integers(max(side - crop, 0) + 1))
     return slice(start, start + crop)
 

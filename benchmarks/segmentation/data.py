@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from benchmarks.cards import Pair, load_card
 from benchmarks.errors import UserError
+from benchmarks.loading import Order, loaded
 from benchmarks.protocol import Protocol
 from benchmarks.protocol_parts import Augment, Domain, Input
 from benchmarks.seeding import stream
@@ -43,15 +43,7 @@ class TrainingSamples(Dataset):
             table = load_card(source.card).label_table()
             self.pairs += [(pair, table) for pair in training_pairs(source, root)]
         self.augment, self.statistics, self.seed = augment, statistics, seed
-        self._order = lru_cache(maxsize=2)(self._permutation)
-
-    def _permutation(self, epoch: int) -> np.ndarray:
-        return stream(self.seed, "order", epoch).permutation(len(self.pairs))
-
-    def index(self, n: int) -> int:
-        """Which pair sample n shows."""
-        epoch, place = divmod(n, len(self.pairs))
-        return int(self._order(epoch)[place])
+        self.index = Order(len(self.pairs), seed)
 
     def __getitem__(self, n: int) -> dict[str, np.ndarray] | UserError:
         """Sample n: image float32 (3, crop, crop), label int64 (crop, crop)."""
@@ -81,7 +73,7 @@ def batches(protocol: Protocol, data_root: Path, seed: int, first: int = 0) -> I
         protocol.source, Path(data_root), protocol.augment, protocol.input, seed
     )
     counters = range(first * recipe.batch, recipe.iterations * recipe.batch)
-    return _loaded(samples, counters, recipe.batch, recipe.loader_workers)
+    return loaded(samples, counters, recipe.loader_workers, recipe.batch, _collate)
 
 
 class EvaluationSamples(Dataset):
@@ -122,38 +114,11 @@ def evaluation_samples(
         UserError: a data folder or file is not as its card says.
     """
     samples = EvaluationSamples(domain, Path(data_root), protocol.input)
-    return _loaded(samples, range(len(samples)), None, protocol.recipe.loader_workers)
+    return loaded(samples, range(len(samples)), protocol.recipe.loader_workers)
 
 
-def _loaded(samples: Dataset, order: range, batch: int | None, workers: int) -> Iterator[Any]:
-    """Items (or batches) in the given order; UserErrors that came in place of samples are raised.
-
-    The loader gets a generator of its own: it would draw from torch's global one at its start.
-    """
-    loader = DataLoader(
-        samples,
-        sampler=order,
-        batch_size=batch,
-        num_workers=workers,
-        collate_fn=_collate if batch else _whole,
-        generator=torch.Generator(),
-        pin_memory=torch.cuda.is_available() and batch is not None,
-    )
-    for item in loader:
-        if isinstance(item, UserError):
-            raise item
-        yield item
-
-
-def _collate(samples: list[dict[str, np.ndarray] | UserError]) -> Batch | UserError:
-    for sample in samples:
-        if isinstance(sample, UserError):
-            return sample
+def _collate(samples: list[dict[str, np.ndarray]]) -> Batch:
     return {
         key: torch.from_numpy(np.stack([sample[key] for sample in samples]))
         for key in ("image", "label")
     }
-
-
-def _whole(sample: dict[str, Any] | UserError) -> dict[str, Any] | UserError:
-    return sample

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch.nn import functional
 from benchmarks import metrics
 from benchmarks.cards import load_card
 from benchmarks.errors import UserError
+from benchmarks.evaluation import Evaluation
 from benchmarks.protocol import Protocol
 from benchmarks.protocol_parts import Domain
 from benchmarks.segmentation.data import evaluation_samples
@@ -24,23 +24,11 @@ from benchmarks.segmentation.mask2former import Segmenter
 WINDOWS_PER_FORWARD = 8
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Result on one domain.
-
-    Attributes:
-        metrics: {"mIoU": percent, "IoU": percent per class, None where undefined}.
-        arrays: {"confusion": int32 (images, classes, classes), rows ground truth}.
-        images: number of scored images.
-    """
-
-    metrics: dict[str, float | list[float | None]]
-    arrays: dict[str, np.ndarray]
-    images: int
-
-
 def evaluate(model: Segmenter, protocol: Protocol, data_root: Path, domain: Domain) -> Evaluation:
     """Scores the images of a domain at its test size against the unresized ground truth.
+
+    Metrics: {"mIoU": percent, "IoU": percent per class, None where undefined}. Arrays:
+    {"confusion": int32 (images, classes, classes), rows ground truth}.
 
     The model is put into evaluation mode and back into the mode that it was in.
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from benchmarks.cards import OUTSIDE, Pair, load_card
 from benchmarks.errors import UserError
+from benchmarks.loading import decoded
 from benchmarks.protocol_parts import Domain
 
 # Parallelism is over runs and loader processes; OpenCV's own threads would only get in their way.
@@ -22,12 +22,21 @@ def training_pairs(domain: Domain, root: Path) -> list[Pair]:
     Raises:
         UserError: see `Card.pairs`; nothing is left to train on.
     """
-    pairs = load_card(domain.card).pairs(root, domain.split)
+    card = load_card(domain.card)
+    return learnt(domain, card.pairs(root, domain.split), root / card.folder)
+
+
+def learnt(domain: Domain, pairs: list[Pair], folder: Path) -> list[Pair]:
+    """Those of all pairs of a domain that may be trained on; `folder` is where they lie.
+
+    Raises:
+        UserError: nothing is left to train on.
+    """
     kept = pairs[: len(pairs) - domain.holdout] if len(pairs) > domain.holdout else []
     if not kept:
         raise UserError(
             f"{domain.domain}: {len(pairs)} images, {domain.holdout} of them held out, leave none "
-            f"to train on; add images to {root / load_card(domain.card).folder} or hold out fewer"
+            f"to train on; add images to {folder} or hold out fewer"
         )
     return kept[: domain.limit]
 
@@ -38,11 +47,20 @@ def evaluation_pairs(domain: Domain, root: Path) -> list[Pair]:
     Raises:
         UserError: see `Card.pairs`; fewer images than are held out.
     """
-    pairs = load_card(domain.card).pairs(root, domain.split)
+    card = load_card(domain.card)
+    return scored(domain, card.pairs(root, domain.split), root / card.folder)
+
+
+def scored(domain: Domain, pairs: list[Pair], folder: Path) -> list[Pair]:
+    """Those of all pairs of a domain that are scored; `folder` is where they lie.
+
+    Raises:
+        UserError: fewer images than are held out.
+    """
     if len(pairs) < domain.holdout:
         raise UserError(
             f"{domain.domain}: {len(pairs)} images are fewer than the {domain.holdout} held out; "
-            f"add images to {root / load_card(domain.card).folder} or hold out fewer"
+            f"add images to {folder} or hold out fewer"
         )
     return pairs[len(pairs) - domain.holdout if domain.holdout else 0 :][: domain.limit]
 
@@ -58,9 +76,9 @@ def read_pair(pair: Pair, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         UserError: unreadable or cut-off file, label that is no 8-bit index image, label value
             outside the encoding, image and label of different size.
     """
-    image = np.asarray(_decoded(pair.image, convert="RGB"))
+    image = np.asarray(decoded(pair.image, convert="RGB"))
     # Pillow, not OpenCV: that one turns palette indices into colours and fills cut-off files.
-    indices = _decoded(pair.label)
+    indices = decoded(pair.label)
     if indices.mode not in ("P", "L"):
         raise UserError(
             f"{pair.label}: holds colours or wide numbers (mode {indices.mode}), not 8-bit label "
@@ -81,15 +99,6 @@ def read_pair(pair: Pair, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             "pair out"
         )
     return image, label
-
-
-def _decoded(file: Path, convert: str | None = None) -> Image.Image:
-    try:
-        with Image.open(file) as opened:
-            opened.load()
-            return opened.convert(convert) if convert else opened.copy()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{file}: cannot be decoded ({error}); copy or unpack it again") from error
 
 
 def fit(image: np.ndarray, size: tuple[int, int] | None, keep_ratio: bool) -> np.ndarray:

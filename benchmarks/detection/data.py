@@ -1,0 +1,134 @@
+"""Training batches and evaluation samples of detection, each a function of its number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from benchmarks.cards import Pair
+from benchmarks.cards_boxes import BoxCard, load_box_card
+from benchmarks.detection import augment as augmentation
+from benchmarks.detection.reading import evaluation_pairs, learnable, read_pair, training_pairs
+from benchmarks.detection.settings import DetectionAugment
+from benchmarks.errors import UserError
+from benchmarks.loading import Order, loaded
+from benchmarks.protocol import Protocol
+from benchmarks.protocol_parts import Domain, Input
+from benchmarks.seeding import stream
+from benchmarks.segmentation.augment import normalise
+from benchmarks.segmentation.reading import fit
+
+Batch = dict[str, Tensor | list[Tensor]]
+
+
+class TrainingSamples(Dataset):
+    """Sample n of a run: a pure function of (seed, n), whatever was drawn before.
+
+    Epoch e is a permutation of all source pairs; several sources are simply concatenated. An
+    unreadable file is returned as its UserError (see `loading.loaded`).
+    """
+
+    def __init__(
+        self,
+        sources: tuple[Domain, ...],
+        root: Path,
+        augment: DetectionAugment,
+        statistics: Input,
+        seed: int,
+    ) -> None:
+        self.pairs: list[tuple[Pair, BoxCard]] = []
+        for source in sources:
+            card = load_box_card(source.card)
+            found = training_pairs(source, root, augment.difficult, augment.empty)
+            self.pairs += [(pair, card) for pair in found]
+        self.augment, self.statistics, self.seed = augment, statistics, seed
+        self.index = Order(len(self.pairs), seed)
+
+    def __getitem__(self, n: int) -> dict[str, np.ndarray] | UserError:
+        """Sample n: see `augment.training_sample`."""
+        pair, card = self.pairs[self.index(n)]
+        try:
+            image, found = read_pair(pair, card)
+        except UserError as error:
+            return error
+        learnt = learnable(found, self.augment.difficult)
+        rng = stream(self.seed, "augmentation", n)
+        return augmentation.training_sample(
+            image, found.boxes[learnt], found.labels[learnt], self.augment, self.statistics, rng
+        )
+
+
+def batches(protocol: Protocol, data_root: Path, seed: int, first: int = 0) -> Iterator[Batch]:
+    """Training batches of the iterations `first`, `first` + 1, ... up to the last of the recipe.
+
+    Yields:
+        image float32 (B, 3, crop, crop), normalised, padded at the bottom and on the right; boxes,
+        list of float32 (n, 4), x1, y1, x2, y2 in pixels of the image; labels, list of int64 (n,);
+        size int64 (B, 2), height and width before padding.
+
+    Raises:
+        UserError: a data folder or file is not as its card says.
+    """
+    recipe = protocol.recipe
+    samples = TrainingSamples(
+        protocol.source, Path(data_root), protocol.augment, protocol.input, seed
+    )
+    counters = range(first * recipe.batch, recipe.iterations * recipe.batch)
+    return loaded(samples, counters, recipe.loader_workers, recipe.batch, _collate)
+
+
+class EvaluationSamples(Dataset):
+    """The scored images of one domain, resized to its test size; boxes stay in file pixels."""
+
+    def __init__(self, domain: Domain, root: Path, statistics: Input) -> None:
+        self.domain, self.statistics = domain, statistics
+        self.pairs = evaluation_pairs(domain, root)
+        self.card = load_box_card(domain.card)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict[str, Any] | UserError:
+        """See `evaluation_samples`."""
+        pair = self.pairs[index]
+        try:
+            image, found = read_pair(pair, self.card)
+        except UserError as error:
+            return error
+        fitted = fit(image, self.domain.size, self.domain.keep_ratio)
+        height, width = (new / old for new, old in zip(fitted.shape, found.size, strict=False))
+        return {
+            "image": torch.from_numpy(normalise(fitted, self.statistics)),
+            "scale": (height, width),
+            "objects": found,
+            "name": pair.name,
+        }
+
+
+def evaluation_samples(
+    protocol: Protocol, data_root: Path, domain: Domain
+) -> Iterator[dict[str, Any]]:
+    """The samples of one domain in name order.
+
+    Yields:
+        image float32 (3, h, w) at test size; scale, (vertical, horizontal) test size / file size;
+        objects, in file pixels, difficult ones too; name.
+
+    Raises:
+        UserError: a data folder or file is not as its card says.
+    """
+    samples = EvaluationSamples(domain, Path(data_root), protocol.input)
+    return loaded(samples, range(len(samples)), protocol.recipe.loader_workers)
+
+
+def _collate(samples: list[dict[str, np.ndarray]]) -> Batch:
+    arrays = {key: [torch.from_numpy(each[key]) for each in samples] for key in samples[0]}
+    stacked = {key: torch.stack(arrays[key]) for key in ("image", "size")}
+    return stacked | {key: arrays[key] for key in ("boxes", "labels")}

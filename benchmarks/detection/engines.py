@@ -1,0 +1,62 @@
+"""Which library a detector is built from. Nothing is imported before it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+from benchmarks.errors import UserError
+
+REFERENCE, FALLBACK = "detectron2", "torchvision"
+# Each module has a class Detector(backbone, features, spec, classes).
+_MODULES = {
+    REFERENCE: "benchmarks.detection.detectron2_engine",
+    FALLBACK: "benchmarks.detection.torchvision_engine",
+}
+_HOW_TO_GET_IT = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
+
+
+def resolve(asked: str) -> str:
+    """The engine that "auto", "detectron2" or "torchvision" comes to on this machine.
+
+    Raises:
+        UserError: Detectron2 is asked for and not installed.
+    """
+    here = _is_here()
+    if asked == REFERENCE and not here:
+        raise UserError(
+            f"engine detectron2: Detectron2 is not installed here; install it as {_HOW_TO_GET_IT} "
+            "says, or set engine: torchvision in the protocol, which runs without it"
+        )
+    if asked != "auto":
+        return asked
+    return REFERENCE if here else FALLBACK
+
+
+def load(asked: str) -> ModuleType:
+    """The module of the engine that `asked` comes to.
+
+    Raises:
+        UserError: as `resolve`.
+    """
+    return importlib.import_module(_MODULES[resolve(asked)])
+
+
+def announcement(asked: str) -> str:
+    """One line for whoever starts a run: which engine, and why."""
+    found = resolve(asked)
+    if asked != "auto":
+        return f"engine {found}, as the protocol says"
+    if found == REFERENCE:
+        return "engine auto: detectron2"
+    return "engine auto: torchvision, since Detectron2 is not installed here"
+
+
+def _is_here() -> bool:
+    """Whether Detectron2 and the module that speaks to it are there."""
+    for name in (REFERENCE, _MODULES[REFERENCE]):
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:  # a folder of that name is no package
+            return False
+    return True

@@ -1,0 +1,149 @@
+"""A contact sheet of one domain: ground truth on the left, what was predicted beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from benchmarks.detection.detections import Detections, Objects
+from benchmarks.record import write_atomically
+
+# RGB, told apart by colour-blind readers too (Okabe and Ito 2008, jfly.uni-koeln.de/color); the
+# last one, for a data set of eight classes, is white in place of their black.
+COLOURS = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+    (255, 255, 255),
+)
+BACKGROUND, INK = 30, (235, 235, 235)
+GAP, LINE = 6, 18  # pixels between pictures, height of a line of text
+FONT, TEXT = cv2.FONT_HERSHEY_SIMPLEX, 0.4
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row of the sheet.
+
+    Attributes:
+        name: of the image. image: RGB uint8 (H, W, 3), at the size of the file.
+        objects, detections: boxes in pixels of the file.
+    """
+
+    name: str
+    image: np.ndarray
+    objects: Objects
+    detections: Detections
+
+
+def contact_sheet(
+    path: Path,
+    title: str,
+    samples: Iterable[Sample],
+    classes: Sequence[str],
+    min_score: float = 0.5,
+    columns: int = 2,
+    width: int = 320,
+) -> None:
+    """Write a PNG, whole or not at all; the same input gives the same bytes.
+
+    Args:
+        path: ends in .png.
+        title: first line.
+        samples: the images to show.
+        classes: names in the order of the labels.
+        min_score: predictions below it are left out.
+        columns: samples beside each other, each of them two pictures.
+        width: of one picture in pixels of the sheet.
+
+    Raises:
+        ValueError: there is no sample.
+        UserError: the file cannot be written.
+    """
+    tiles = [_pair(sample, classes, min_score, width) for sample in samples]
+    if not tiles:
+        raise ValueError("no sample to show")
+    height = max(tile.shape[0] for tile in tiles)
+    tiles = [_grown(tile, height, tile.shape[1]) for tile in tiles]
+    blank = np.full_like(tiles[0], BACKGROUND)
+    tiles += [blank] * (-len(tiles) % min(columns, len(tiles)))
+    step = min(columns, len(tiles))
+    rows = [np.hstack(tiles[place : place + step]) for place in range(0, len(tiles), step)]
+    sheet = np.vstack([_header(title, classes, min_score, rows[0].shape[1]), *rows])
+    done, png = cv2.imencode(
+        ".png", np.ascontiguousarray(sheet[:, :, ::-1]), [cv2.IMWRITE_PNG_COMPRESSION, 9]
+    )
+    assert done, f"{sheet.shape}: OpenCV makes no PNG of it"
+    write_atomically(path, lambda file: file.write(png.tobytes()))
+
+
+def _pair(sample: Sample, classes: Sequence[str], min_score: float, width: int) -> np.ndarray:
+    """Ground truth and prediction beside each other below the name."""
+    scale = width / sample.image.shape[1]
+    size = width, max(round(sample.image.shape[0] * scale), 1)
+    # Enlarged pixels stay pixels: what the detector saw, and a PNG of half the size.
+    image = cv2.resize(
+        sample.image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    )
+    objects, found = sample.objects, sample.detections
+    left, right = image.copy(), image.copy()
+    for box, label, difficult in zip(objects.boxes, objects.labels, objects.difficult, strict=True):
+        name = f"({classes[label]})" if difficult else classes[label]
+        _draw(left, box * scale, COLOURS[label % len(COLOURS)], name, 1 if difficult else 2)
+    shown = np.flatnonzero(found.scores >= min_score)
+    for place in shown[np.argsort(found.scores[shown], kind="stable")]:  # the surest on top
+        label, score = found.labels[place], found.scores[place]
+        colour = COLOURS[label % len(COLOURS)]
+        _draw(right, found.boxes[place] * scale, colour, f"{classes[label]} {100 * score:.0f}", 2)
+    pictures = np.hstack([_grown(left, size[1], width + 2), right])
+    tile = _grown(pictures, size[1] + GAP, pictures.shape[1] + GAP)
+    strip = np.full((LINE, tile.shape[1], 3), BACKGROUND, dtype=np.uint8)
+    _write(strip, sample.name, 4)
+    return np.vstack([strip, tile])
+
+
+def _draw(
+    image: np.ndarray, box: np.ndarray, colour: tuple[int, int, int], text: str, thick: int
+) -> None:
+    """A box, its corners in pixels of the picture, with its text above or, at the top, inside."""
+    x1, y1, x2, y2 = (int(value) for value in np.round(box))
+    cv2.rectangle(image, (x1, y1), (max(x2 - 1, x1), max(y2 - 1, y1)), colour, thick)
+    (wide, high), below = cv2.getTextSize(text, FONT, 0.35, 1)
+    left = max(min(x1, image.shape[1] - wide - 2), 0)
+    base = y1 - below if y1 >= high + below else y1 + high + below
+    cv2.rectangle(image, (left, base - high - 1), (left + wide + 1, base + below - 2), colour, -1)
+    ink = (0, 0, 0) if sum(colour) > 320 else (255, 255, 255)
+    cv2.putText(image, text, (left + 1, base), FONT, 0.35, ink, 1, cv2.LINE_AA)
+
+
+def _header(title: str, classes: Sequence[str], min_score: float, width: int) -> np.ndarray:
+    """Title, what is shown, and the colours of the classes, on as many lines as it takes."""
+    what = f"left: ground truth, (difficult) thin; right: predictions of score >= {min_score:g}"
+    words = [(title, INK), (what, INK)]
+    words += [(name, COLOURS[label % len(COLOURS)]) for label, name in enumerate(classes)]
+    lines, line, place = [], np.full((LINE, width, 3), BACKGROUND, dtype=np.uint8), 4
+    for text, colour in words:
+        wide = cv2.getTextSize(text, FONT, TEXT, 1)[0][0] + 16
+        if place > 4 and place + wide > width:
+            lines, line, place = [*lines, line], np.full_like(line, BACKGROUND), 4
+        _write(line, text, place, colour)
+        place += wide
+    return np.vstack([*lines, line])
+
+
+def _write(strip: np.ndarray, text: str, left: int, colour: tuple[int, int, int] = INK) -> None:
+    cv2.putText(strip, text, (left, LINE - 5), FONT, TEXT, colour, 1, cv2.LINE_AA)
+
+
+def _grown(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The image with background below and on the right, up to the given size."""
+    below, right = height - image.shape[0], width - image.shape[1]
+    return np.pad(image, ((0, below), (0, right), (0, 0)), constant_values=BACKGROUND)

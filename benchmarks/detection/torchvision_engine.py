@@ -1,0 +1,224 @@
+"""Faster R-CNN on a plain ViT from torchvision's parts, every number of them from the protocol."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import roi_align
+
+from benchmarks.detection.detections import Detections
+from benchmarks.detection.pyramid import SimplePyramid, padded, strides
+from benchmarks.detection.settings import FasterRCNN, Kept, Roi, Rpn
+from benchmarks.errors import UserError
+
+
+class Detector(nn.Module):
+    """Backbone, simple feature pyramid, region proposals, box head.
+
+    Args:
+        backbone: a timm ViT; its parameters are the ones that a method adapts.
+        features: the one block whose output (before any final norm) is the map that is read.
+        spec: the detector of the protocol.
+        classes: number of classes, background not counted.
+
+    Raises:
+        UserError: `features` is not one block of the backbone, or its patches do not fit.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, features: Sequence[int], spec: FasterRCNN, classes: int
+    ) -> None:
+        super().__init__()
+        if len(features) != 1 or not 0 <= features[0] < len(backbone.blocks):
+            raise UserError(
+                f"backbone.features {list(features)}: the pyramid reads one block out of "
+                f"0..{len(backbone.blocks) - 1}"
+            )
+        patch = backbone.patch_embed.patch_size[0]
+        try:
+            steps = strides(patch, spec.pyramid)
+        except ValueError as error:
+            raise UserError(f"head.pyramid.scales: {error}; drop it") from None
+        self.backbone = backbone
+        self.features = list(features)
+        # Padded to it, every level covers the image exactly and its stride is a whole number.
+        self.multiple = max(*steps, patch)
+        self.pyramid = SimplePyramid(backbone.embed_dim, spec.pyramid)
+        self.rpn = _proposals(spec.rpn, spec.pyramid.channels)
+        pooled = steps[: len(spec.pyramid.scales)]
+        self.roi = _box_head(spec.roi, spec.pyramid.channels, pooled, classes)
+
+    def forward(self, batch: dict[str, Tensor | list[Tensor]]) -> dict[str, Tensor]:
+        """Losses of a batch, to be added up.
+
+        Which anchors and proposals are learnt is drawn from torch's global generator.
+
+        Args:
+            batch: image float (B, 3, S, S), normalised, 0 where padded; boxes: per image (n, 4) in
+                pixels; labels: per image int64 (n,) from 0 on; size int64 (B, 2), height and width
+                before padding.
+        """
+        sizes = [(int(height), int(width)) for height, width in batch["size"].tolist()]
+        targets = [
+            {"boxes": boxes, "labels": labels + 1}  # torchvision: 0 is background
+            for boxes, labels in zip(batch["boxes"], batch["labels"], strict=True)
+        ]
+        images = padded(batch["image"], self.multiple)
+        maps = self.feature_maps(images)
+        # Overlaps and deltas need float32 even where the network runs in a shorter type.
+        with torch.autocast(images.device.type, enabled=False):
+            levels = _named(maps)
+            proposals, first = self.rpn(ImageList(images, sizes), levels, targets)
+            _, second = self.roi(levels, proposals, sizes, targets)
+        return {name.removeprefix("loss_"): value for name, value in (first | second).items()}
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Levels of the pyramid, per level (B, channels, h, w), of images with fitting sides."""
+        (last,) = self.backbone.forward_intermediates(
+            images, indices=self.features, norm=False, stop_early=True, intermediates_only=True
+        )
+        return self.pyramid(last)
+
+    @torch.no_grad()
+    def detect(self, images: Tensor) -> list[Detections]:
+        """What is found in images (B, 3, H, W), normalised; boxes in their pixels, best first.
+
+        The module has to be in evaluation mode.
+        """
+        sizes = [tuple(images.shape[-2:])] * len(images)
+        images = padded(images, self.multiple)
+        maps = self.feature_maps(images)
+        with torch.autocast(images.device.type, enabled=False):
+            levels = _named(maps)
+            proposals, _ = self.rpn(ImageList(images, sizes), levels)
+            results, _ = self.roi(levels, proposals, sizes)
+        return [
+            Detections(
+                each["boxes"].cpu().numpy(),
+                each["scores"].cpu().numpy(),
+                each["labels"].cpu().numpy() - 1,
+            )
+            for each in results
+        ]
+
+
+class Anchors(AnchorGenerator):
+    """torchvision's anchors without rounding, which would move a side of 5 pixels by a fifth."""
+
+    def generate_anchors(
+        self,
+        scales: Sequence[float],
+        aspect_ratios: Sequence[float],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Boxes (ratios x sides, 4) around the origin, ratio after ratio."""
+        boxes = []
+        for ratio in aspect_ratios:
+            for side in scales:
+                width, height = side / math.sqrt(ratio), side * math.sqrt(ratio)
+                boxes.append([-width / 2, -height / 2, width / 2, height / 2])
+        return torch.tensor(boxes, dtype=dtype, device=device)
+
+
+class Pooling(nn.Module):
+    """Each region pooled from the level that fits its size, at half-pixel centres.
+
+    torchvision's own module guesses the strides from the first batch that it sees, wrongly where
+    images are padded, and shifts regions by half a pixel.
+
+    Args:
+        spec: of the box head. steps: strides of the levels in pixels, fine to coarse.
+    """
+
+    def __init__(self, spec: Roi, steps: Sequence[int]) -> None:
+        super().__init__()
+        self.spec, self.steps = spec, list(steps)
+        self.output_size = (spec.pool, spec.pool)
+
+    def level_of(self, boxes: Tensor) -> Tensor:
+        """Index of the level of each box (n, 4): equation 1 of arXiv 1612.03144."""
+        sides = (boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt()
+        finest = math.log2(self.steps[0] / self.spec.canonical_stride)
+        wanted = torch.floor(torch.log2(sides / self.spec.canonical_side) + 1e-6) - finest
+        return wanted.clamp(0, len(self.steps) - 1).long()
+
+    def forward(
+        self, levels: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]
+    ) -> Tensor:
+        """(regions of all images, channels, pool, pool)."""
+        maps = list(levels.values())[: len(self.steps)]  # the extra level only proposes
+        image = torch.cat([torch.full_like(b[:, :1], i) for i, b in enumerate(boxes)])
+        regions = torch.cat([image, torch.cat(boxes)], dim=1)
+        chosen = self.level_of(regions[:, 1:])
+        pooled = maps[0].new_zeros(len(regions), maps[0].shape[1], *self.output_size)
+        for index, (features, step) in enumerate(zip(maps, self.steps, strict=True)):
+            here = torch.where(chosen == index)[0]
+            part = roi_align(
+                features, regions[here], self.output_size, 1 / step, self.spec.sampling, True
+            )
+            pooled = pooled.index_copy(0, here, part)
+        return pooled
+
+
+def _named(maps: list[Tensor]) -> dict[str, Tensor]:
+    return {str(index): each.float() for index, each in enumerate(maps)}
+
+
+def _proposals(spec: Rpn, channels: int) -> RegionProposalNetwork:
+    anchors = Anchors(spec.anchors, (spec.ratios,) * len(spec.anchors))
+    return RegionProposalNetwork(
+        anchors,
+        RPNHead(channels, anchors.num_anchors_per_location()[0], conv_depth=spec.convs),
+        fg_iou_thresh=spec.matching.positive,
+        bg_iou_thresh=spec.matching.negative,
+        batch_size_per_image=spec.matching.samples,
+        positive_fraction=spec.matching.positive_share,
+        pre_nms_top_n=_modes(spec.before_nms),
+        post_nms_top_n=_modes(spec.after_nms),
+        nms_thresh=spec.nms,
+    )
+
+
+def _modes(kept: Kept) -> dict[str, int]:
+    return {"training": kept.train, "testing": kept.test}
+
+
+def _box_head(spec: Roi, channels: int, steps: Sequence[int], classes: int) -> RoIHeads:
+    head = FastRCNNConvFCHead(
+        (channels, spec.pool, spec.pool),
+        [channels] * spec.convs,
+        [spec.hidden] * spec.linears,
+        norm_layer=LayerNorm2d,
+    )
+    predictor = FastRCNNPredictor(spec.hidden, classes + 1)
+    for module in head.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.kaiming_uniform_(module.weight, a=1)
+            nn.init.zeros_(module.bias)
+    # Small at the start: every region is about as likely of every class, and stays where it is.
+    for linear, deviation in ((predictor.cls_score, 0.01), (predictor.bbox_pred, 0.001)):
+        nn.init.normal_(linear.weight, std=deviation)
+        nn.init.zeros_(linear.bias)
+    return RoIHeads(
+        Pooling(spec, steps),
+        head,
+        predictor,
+        fg_iou_thresh=spec.matching.positive,
+        bg_iou_thresh=spec.matching.negative,
+        batch_size_per_image=spec.matching.samples,
+        positive_fraction=spec.matching.positive_share,
+        bbox_reg_weights=spec.weights,
+        score_thresh=spec.score,
+        nms_thresh=spec.nms,
+        detections_per_img=spec.detections,
+    )

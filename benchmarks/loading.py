@@ -1,0 +1,96 @@
+"""What the data of every task share: the order of training samples, loader processes, decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.errors import UserError
+from benchmarks.seeding import stream
+
+
+class Order:
+    """Which of `count` items sample n of a run shows: epoch e is a permutation of all of them."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed = count, seed
+        self._permuted = lru_cache(maxsize=2)(self._permutation)
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        return stream(self.seed, "order", epoch).permutation(self.count)
+
+    def __call__(self, n: int) -> int:
+        """The item of sample n, a pure function of (seed, n)."""
+        epoch, place = divmod(n, self.count)
+        return int(self._permuted(epoch)[place])
+
+
+def loaded(
+    samples: Dataset,
+    order: range,
+    workers: int,
+    batch: int | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
+) -> Iterator[Any]:
+    """Items in the given order, or batches of them; UserErrors that came in their place are raised.
+
+    A data set returns the UserError of an unreadable file: a loader process would wrap a raised one
+    into a traceback. The loader gets a generator of its own: it would draw from torch's global one
+    at its start.
+
+    Args:
+        samples: the data set.
+        order: numbers of the items.
+        workers: loader processes; 0 loads in this one.
+        batch: items per batch; without, they come one by one.
+        collate: makes a batch of a list of items.
+    """
+    loader = DataLoader(
+        samples,
+        sampler=order,
+        batch_size=batch,
+        num_workers=workers,
+        collate_fn=_Collate(collate) if batch else _whole,
+        generator=torch.Generator(),
+        pin_memory=torch.cuda.is_available() and batch is not None,
+    )
+    for item in loader:
+        if isinstance(item, UserError):
+            raise item
+        yield item
+
+
+class _Collate:
+    """The batch of a list of samples, or the first UserError among them."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: list[Any]) -> Any:
+        error = next((sample for sample in samples if isinstance(sample, UserError)), None)
+        return error or self.collate(samples)
+
+
+def _whole(sample: Any) -> Any:
+    return sample
+
+
+def decoded(file: Path, convert: str | None = None) -> Image.Image:
+    """An image file, completely read; `convert` names the mode to turn it into.
+
+    Raises:
+        UserError: missing, cut off, or no image.
+    """
+    try:
+        with Image.open(file) as opened:
+            opened.load()
+            return opened.convert(convert) if convert else opened.copy()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{file}: cannot be decoded ({error}); copy or unpack it again") from error

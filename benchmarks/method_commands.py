@@ -1,0 +1,163 @@
+"""Commands about one method or one record: `check`, `compare`, `export`."""
+
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from benchmarks import arguments, listing
+from benchmarks.arguments import (
+    REFERENCE,
+    RUNS,
+    DataRoot,
+    Device,
+    Mode,
+    Out,
+    PlacementName,
+    Profile,
+    Seeds,
+    Settings,
+)
+from benchmarks.errors import UserError, closest
+from benchmarks.table_spec import load_table
+
+if TYPE_CHECKING:
+    from benchmarks.cell import Cell
+
+COLOURS = {"pass": "green", "fail": "bold red", "n/a": "yellow"}
+
+
+def check(
+    method: Annotated[str, typer.Argument(help="A name, path/to/file.py:Class or hf:Name.")],
+) -> None:
+    """Check METHOD on small random backbones: one line per property, exit code 1 if one fails."""
+    started = time.perf_counter()
+    from rich.console import Console
+
+    from benchmarks.cell import make_method
+    from benchmarks.conformance import KINDS, check_method
+
+    made, console = make_method(method, {}), Console(highlight=False)
+    counts: Counter[str] = Counter()
+    for kind in KINDS:
+        console.print(f"{method} on a backbone with {kind}", style="bold", markup=False)
+        for finding in check_method(made, kind):
+            counts[finding.verdict] += 1
+            line = f"  {finding.verdict:<5} {finding.property:<26} {finding.measured}"
+            style = COLOURS[finding.verdict]
+            console.print(line, style=style, markup=False, soft_wrap=True)
+    verdicts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in COLOURS)
+    seconds = time.perf_counter() - started
+    console.print(f"{method}: {verdicts}; {seconds:.1f} s", markup=False)
+    if counts["fail"] or not counts["pass"]:
+        raise typer.Exit(1)
+
+
+def compare(
+    method: Annotated[str, typer.Argument(help="A name, path/to/file.py:Class or hf:Name.")],
+    table: Annotated[str, typer.Option(help="The table whose rows are the baselines.")] = "table1",
+    profile: Profile = "mini",
+    seeds: Seeds = "",
+    placement: PlacementName = "default",
+    mode: Mode = "controlled",
+    settings: Settings = [],  # noqa: B006 - typer copies it
+    workers: Annotated[int, typer.Option(min=1, help="Cells trained side by side.")] = 2,
+    device: Device = "cpu",
+    data_root: DataRoot = None,
+    out: Out = RUNS,
+    against: Annotated[Path, typer.Option(help="Records of the fixed baselines.")] = REFERENCE,
+    replace: Annotated[
+        bool, typer.Option(help="Run again what failed or was recorded before METHOD changed.")
+    ] = False,
+) -> None:
+    """Check METHOD, train its row of TABLE, and say what is larger than seed noise.
+
+    The baselines are the committed records, which are never run again.
+    """
+    from benchmarks import compare as comparison
+    from benchmarks.cell import make_cell, parse_changes
+
+    spec = load_table(table)
+    protocol = spec.protocol(profile)
+    changes = parse_changes(settings)
+    cells = [
+        make_cell(protocol, method, seed=seed, placement=where, mode=mode, changes=changes)
+        for seed in arguments.numbers(seeds) or protocol.seeds
+        for where in arguments.placements(protocol, placement) or (protocol.default_placement,)
+    ]
+    how = f"python -m benchmarks sweep {table} --profile {profile} --out DIR"
+    fixed = comparison.baselines(against, cells, out, how)
+    root = arguments.data_root(protocol, data_root)
+    data = arguments.fingerprints(protocol, root)
+    cells = [cell.reading(data) for cell in cells]
+    comparison.check_data(fixed, cells, root)
+    todo = comparison.missing(fixed, cells, out, replace)
+    if comparison.nonconforming(cells[0], _say):
+        _say("nothing was trained; `python -m benchmarks check` shows every property")
+        raise typer.Exit(1)
+    if replace:
+        comparison.clear(todo, out)
+    _train(todo, out, root, device, workers)
+    mine = comparison.records_of(cells, fixed, out)
+    print(comparison.answer(spec, fixed, cells, mine), end="")
+    if any(record.status == "failed" for record in mine):
+        raise typer.Exit(1)
+
+
+def _train(cells: "list[Cell]", out: Path, data_root: Path, device: str, workers: int) -> None:
+    """Run the cells; whatever the user has to mend ends the command."""
+    if not cells:
+        _say("every cell is recorded; nothing was trained")
+        return
+    from benchmarks.claim import Plan
+    from benchmarks.run import run_cell
+    from benchmarks.sweep import sweep
+
+    plan = Plan(tuple(cells), out, data_root, device, run_cell)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    with listing.progress(len(cells)) as report:
+        outcome = sweep(plan, workers, report)
+    for line in outcome.summary():
+        _say(line)
+    if outcome.exit_code > 1:
+        raise typer.Exit(outcome.exit_code)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def export(
+    record: Annotated[Path, typer.Argument(help="A record (.json), its weights beside it.")],
+    destination: Annotated[Path, typer.Argument(help="Folder (peft) or file (folded).")],
+    to: Annotated[str, typer.Option(help="peft or folded.")],
+    protocol: Annotated[str, typer.Option(help="Path of its protocol, if not built in.")] = "",
+    method: Annotated[str, typer.Option(help="path/to/file.py:Class, if not built in.")] = "",
+) -> None:
+    """Write what RECORD trained as a LoRA that peft loads, or as plain backbone weights."""
+    from safetensors import SafetensorError
+
+    from benchmarks.trained import load_trained
+    from soma.export import NotExportable, export_folded, export_peft
+    from soma.method import NotFoldable
+
+    if to not in ("peft", "folded"):
+        raise UserError(f"--to {to}: no such format{closest(to, ('peft', 'folded'))}")
+    trained = load_trained(record, protocol, method)
+    try:
+        if to == "peft":
+            export_peft(trained.vit, trained.plain, destination)
+        else:
+            export_folded(trained.method, trained.vit, destination)
+    except NotExportable as error:
+        mend = "plain weights may do: --to folded"
+        raise UserError(f"{trained.record.label}: no LoRA for peft: {error}; {mend}") from None
+    except NotFoldable as error:
+        raise UserError(f"{trained.record.label}: no plain weights: {error}") from None
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{destination}: cannot be written ({error})") from None
+    print(destination)

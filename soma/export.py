@@ -1,0 +1,172 @@
+"""Trained adapters in the formats of others: Hugging Face peft's LoRA, and plain weights.
+
+The backbone was adapted with q, k and v apart; both formats are for the one with a fused `qkv`.
+Needs the package safetensors, not peft.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from soma.backbone import SplitQKV, merge_qkv
+from soma.checkpoint import write_tensors
+from soma.low_rank import NORM_FLOOR, LowRankLinear
+from soma.method import Method
+
+# How far a frozen weight may be from the pretrained one, relative to its largest entry.
+TOLERANCE = 1e-5
+
+
+class NotExportable(Exception):
+    """The format cannot hold what was trained; the message says what."""
+
+
+def export_peft(vit: nn.Module, plain: Mapping[str, Tensor], folder: str | Path) -> None:
+    """Write `adapter_model.safetensors` and `adapter_config.json`, which peft loads.
+
+    `peft.PeftModel.from_pretrained(backbone, folder)` on the pretrained backbone then computes what
+    `vit` does. Factors that were subtracted become B' = [B, -B0], A' = [A; A0], of twice the rank;
+    q, k and v one pair of blocks on the fused linear; trained biases the bias of peft's B.
+
+    Args:
+        vit: the adapted, unfolded backbone.
+        plain: its state dict from before it was adapted, q, k and v apart as in `vit`.
+        folder: where to; made if need be.
+
+    Raises:
+        NotExportable: what was trained is no low-rank update of linears, or peft has no place for
+            it.
+    """
+    config, tensors = peft_adapter(vit, plain)
+    folder = Path(folder)
+    write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+
+
+def export_folded(method: Method, vit: nn.Module, path: str | Path) -> None:
+    """Fold the method, fuse q, k and v, and write the plain backbone's weights; `vit` changes.
+
+    Raises:
+        NotFoldable: there is no plain form.
+    """
+    method.fold(vit)
+    merge_qkv(vit)
+    write_tensors(Path(path), vit.state_dict(), {"format": "pt"})
+
+
+@torch.no_grad()
+def peft_adapter(
+    vit: nn.Module, plain: Mapping[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config and the tensors of `export_peft`."""
+    layers = {n: m for n, m in vit.named_modules() if isinstance(m, LowRankLinear)}
+    _refuse_what_is_not_low_rank(vit, plain, layers)
+    dora = any(layer.lora_magnitude is not None for layer in layers.values())
+    biased = any(
+        layer.bias is not None and not torch.equal(layer.bias, plain[f"{name}.bias"])
+        for name, layer in layers.items()
+    )
+    if biased and dora:
+        raise NotExportable("biases were trained, and peft's DoRA has no place for them")
+    ranks: dict[str, int] = {}
+    alphas: dict[str, float] = {}
+    tensors: dict[str, Tensor] = {}
+    for target, parts in _targets(vit, layers).items():
+        a, b, scale = _blocks(parts)
+        ranks[target], alphas[target] = len(a), scale * len(a)
+        prefix = f"base_model.model.{target}"
+        tensors |= {f"{prefix}.lora_A.weight": a, f"{prefix}.lora_B.weight": b}
+        if dora:
+            rows = [_lengths(part) for part in parts.values()]
+            tensors[f"{prefix}.lora_magnitude_vector"] = torch.cat(rows)
+        if biased:
+            change = [_bias_change(name, part, plain) / scale for name, part in parts.items()]
+            tensors[f"{prefix}.lora_B.bias"] = torch.cat(change)
+    rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
+    config = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "rank_pattern": {name: value for name, value in ranks.items() if value != rank},
+        "alpha_pattern": {name: value for name, value in alphas.items() if value != alpha},
+        "target_modules": list(ranks),
+        "use_dora": dora,
+        "lora_bias": biased,
+        "bias": "none",
+        "inference_mode": True,
+    }
+    return config, tensors
+
+
+def _refuse_what_is_not_low_rank(
+    vit: nn.Module, plain: Mapping[str, Tensor], layers: Mapping[str, LowRankLinear]
+) -> None:
+    if not layers:
+        raise NotExportable("the method adds no low-rank updates of linears")
+    for name, value in vit.state_dict().items():
+        owner, _, leaf = name.rpartition(".")
+        if owner not in layers:
+            if name not in plain:
+                raise NotExportable(f"{name} is no low-rank update of a linear")
+            if not torch.equal(value, plain[name]):
+                raise NotExportable(f"{name} was trained, and peft's LoRA has no place for it")
+        elif leaf == "weight":
+            layer, error = layers[owner], value - plain[name]
+            if type(layer) is not LowRankLinear:
+                raise NotExportable(f"{owner} is a {type(layer).__name__}, of another form")
+            if layer.lora_a0 is not None:
+                error = error + layer.scale * (layer.lora_b0 @ layer.lora_a0)
+            if error.abs().max() > TOLERANCE * plain[name].abs().max():
+                raise NotExportable(f"{name} is not the pretrained one")
+
+
+def _targets(
+    vit: nn.Module, layers: Mapping[str, LowRankLinear]
+) -> dict[str, dict[str, nn.Linear]]:
+    """Name of each linear of the plain backbone -> names and modules of its parts, in order."""
+    targets: dict[str, dict[str, nn.Linear]] = {}
+    for name, layer in layers.items():
+        above, _, _ = name.rpartition(".")
+        fused = vit.get_submodule(above)
+        if isinstance(fused, SplitQKV):
+            targets[above] = {f"{above}.{leaf}": part for leaf, part in fused.named_children()}
+        else:
+            targets[name] = {name: layer}
+    return targets
+
+
+def _blocks(parts: Mapping[str, nn.Linear]) -> tuple[Tensor, Tensor, float]:
+    """A (sum of ranks, in), block-structured B (sum of rows, sum of ranks) and the scale."""
+    scale = next(part.scale for part in parts.values() if isinstance(part, LowRankLinear))
+    rows_a, blocks = [], []
+    for part in parts.values():
+        if not isinstance(part, LowRankLinear):
+            blocks.append(part.weight.new_zeros(part.out_features, 0))
+            continue
+        a, b = part.lora_a, part.left()
+        if part.lora_a0 is not None:
+            a, b = torch.cat([a, part.lora_a0]), torch.cat([b, -part.lora_b0], dim=1)
+        rows_a.append(a)
+        blocks.append(b * (part.scale / scale))
+    return torch.cat(rows_a), torch.block_diag(*blocks), scale
+
+
+def _lengths(part: nn.Linear) -> Tensor:
+    """DoRA's length per row; the row's own where nothing is adapted, which changes nothing."""
+    if isinstance(part, LowRankLinear) and part.lora_magnitude is not None:
+        return part.lora_magnitude
+    if isinstance(part, LowRankLinear):
+        raise NotExportable("lengths of rows learn in some linears and not in others")
+    return part.weight.norm(dim=1).clamp_min(NORM_FLOOR)
+
+
+def _bias_change(name: str, part: nn.Linear, plain: Mapping[str, Tensor]) -> Tensor:
+    if part.bias is None:
+        raise NotExportable(f"biases were trained, and peft wants one in {name} too")
+    return part.bias - plain[f"{name}.bias"]
