@@ -179,6 +179,11 @@ def test_record_of_another_digest_is_refused_before_anything_runs(tmp_path: Path
     assert not (tmp_path / "log").exists()
 
 
+def hear_interrupts() -> None:
+    """Tests run in the background of a shell have inherited that interrupts are ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupt_stops_all_workers_and_leaves_no_record(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; import test_sweep, toy_runs\n"
@@ -190,7 +195,11 @@ def test_interrupt_stops_all_workers_and_leaves_no_record(tmp_path: Path) -> Non
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     command = [sys.executable, str(script), str(tmp_path)]
     running = subprocess.Popen(
-        command, env=os.environ | {"PYTHONPATH": path}, start_new_session=True, stderr=-1
+        command,
+        env=os.environ | {"PYTHONPATH": path},
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        preexec_fn=hear_interrupts,
     )
     started: list[Path] = []
     deadline = time.monotonic() + 30
