@@ -31,7 +31,7 @@ RULES = ("to_zero", "none", "to_init")
 
 def exact_start(subject: Subject) -> str:
     """The output is the pretrained one before training, or the method says that it is not."""
-    placed, vit = subject.adapted()
+    placed, vit = subject.untrained
     got = subject.features(vit)
     if placed.exact_start:
         return require_close("the output", got, subject.start, START)
@@ -42,7 +42,7 @@ def exact_start(subject: Subject) -> str:
 
 def seeded_start(subject: Subject) -> str:
     """The seed decides every starting value."""
-    first, second = (snapshot(subject.adapted()[1]) for _ in range(2))
+    first, second = snapshot(subject.untrained[1]), snapshot(subject.adapted()[1])
     if different := changed(first, second):
         raise Broken(f"the same seed gives another {some(different)}")
     return f"{len(first)} tensors equal"
@@ -50,7 +50,7 @@ def seeded_start(subject: Subject) -> str:
 
 def pretrained_keys(subject: Subject) -> str:
     """Pretrained tensors keep names and shapes."""
-    before, after = subject.plain().state_dict(), subject.adapted()[1].state_dict()
+    before, after = subject.plain().state_dict(), subject.untrained[1].state_dict()
     if lost := [name for name in before if name not in after]:
         raise Broken(f"{len(lost)} of {len(before)} keys are gone: {some(lost)}")
     if other := [name for name, value in before.items() if after[name].shape != value.shape]:
@@ -96,7 +96,7 @@ def _pretrained(subject: Subject) -> set[str]:
 
 def _declared(subject: Subject) -> set[str]:
     """Names of the parameters that are to learn, whatever requires a gradient."""
-    plain, (placed, vit) = subject.plain(), subject.adapted()
+    plain, (placed, vit) = subject.plain(), subject.untrained
     pretrained, start = _pretrained(subject), placed.first_block(plain)
     return {
         name
@@ -123,7 +123,7 @@ def start_block(subject: Subject) -> str:
 
 def optimiser(subject: Subject) -> str:
     """The optimiser that the benchmark builds holds what learns, each tensor once."""
-    placed, vit = subject.adapted()
+    placed, vit = subject.untrained
     found = require_learners(vit)
     rules = {f"backbone.{name}": placed.decay(name) for name in found}
     recipe = Recipe(iterations=1, batch=1, lr=1e-3, backbone_lr=1e-3, weight_decay=0.01)
@@ -171,7 +171,7 @@ def frozen_rest(subject: Subject) -> str:
 
 def decay_rules(subject: Subject) -> str:
     """The method says of each parameter that learns where weight decay pulls it."""
-    placed, vit = subject.adapted()
+    placed, vit = subject.untrained
     counts = dict.fromkeys(RULES, 0)
     for name in require_learners(vit):
         rule = placed.decay(name)

@@ -70,6 +70,11 @@ class Subject:
         return placed, vit.eval()
 
     @cached_property
+    def untrained(self) -> tuple[Method, nn.Module]:
+        """One of `adapted`, for properties that leave it as it is."""
+        return self.adapted()
+
+    @cached_property
     def example(self) -> tuple[Method, nn.Module]:
         """One of `trained`, for properties that leave it as it is."""
         return self.trained()
