@@ -4,10 +4,8 @@ Heavy modules are imported inside the commands that need them, so that `table` a
 Exit codes: 0 well, 1 a cell failed, 2 the user has to mend something, 130 interrupted.
 """
 
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -95,6 +93,7 @@ def sweep(
     from benchmarks.cell import make_cell, parse_changes
     from benchmarks.claim import Plan
     from benchmarks.run import run_cell
+    from benchmarks.sweep import end_workers_on_sigterm
     from benchmarks.sweep import sweep as work
     from benchmarks.table_spec import load_table
 
@@ -112,7 +111,7 @@ def sweep(
     ]
     data = arguments.fingerprints(protocol, root)
     plan = Plan(tuple(cell.reading(data) for cell in cells), out, root, device, run_cell)
-    signal.signal(signal.SIGTERM, _stop)
+    end_workers_on_sigterm()
     with listing.progress(len(cells)) as report:
         outcome = work(plan, workers, report, retry_failed)
     for line in outcome.summary():
@@ -239,11 +238,6 @@ def main(argv: list[str] | None = None) -> int:
     if code == 130:
         print("interrupted; the same command resumes", file=sys.stderr)
     return code if isinstance(code, int) else 0
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    """On SIGTERM leave through the `finally` blocks, which end the workers."""
-    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Commands about one method or one record: `check`, `compare`, `export`."""
 
-import signal
 import sys
 import time
 from collections import Counter
@@ -115,10 +114,10 @@ def _train(cells: "list[Cell]", out: Path, data_root: Path, device: str, workers
         return
     from benchmarks.claim import Plan
     from benchmarks.run import run_cell
-    from benchmarks.sweep import sweep
+    from benchmarks.sweep import end_workers_on_sigterm, sweep
 
     plan = Plan(tuple(cells), out, data_root, device, run_cell)
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    end_workers_on_sigterm()
     with listing.progress(len(cells)) as report:
         outcome = sweep(plan, workers, report)
     for line in outcome.summary():

@@ -7,6 +7,7 @@ two sweeps at once therefore share the work. A record is the only sign that a ce
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -185,3 +186,8 @@ def _worker(plan: Plan, connection: Connection) -> None:
                 record, made = result
                 seconds = time.monotonic() - started if made else None
                 connection.send((record.status, record.reason, seconds))
+
+
+def end_workers_on_sigterm() -> None:
+    """On SIGTERM leave through the `finally` blocks, which end the workers."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

@@ -81,7 +81,10 @@ class Method:
             raise NotFoldable(f"{type(self).__name__} adds modules and defines no fold")
 
     def decay(self, name: str) -> str:
-        """Where weight decay pulls the parameter: "to_zero", "none" or "to_init"."""
+        """Where weight decay pulls the parameter: "to_zero", "none" or "to_init".
+
+        Asked of new parameters, and of pretrained ones that learn where a method overrides this.
+        """
         return "to_zero"
 
 
