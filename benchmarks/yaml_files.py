@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchmarks.errors import UserError, closest
 
@@ -25,6 +25,15 @@ class Strict(BaseModel):
     """Base of what is read from YAML: immutable, unknown keys refused, finite numbers only."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def later(default: Any) -> Any:
+    """The field of a `Strict` model that came after records were committed.
+
+    Its default has to mean what was done before. It is left out of dumps, and so of digests, while
+    it has that value; older records then stay those of the same cell.
+    """
+    return Field(default=default, exclude_if=lambda value: value == default)
 
 
 class _Loader(yaml.SafeLoader):

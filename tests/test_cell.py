@@ -8,6 +8,7 @@ from toy_records import toy_protocol
 
 from benchmarks.cell import Cell, make_cell, make_method, parse_changes
 from benchmarks.errors import UserError
+from benchmarks.yaml_files import Strict, later
 
 METHOD_FILE = '''
 from dataclasses import dataclass
@@ -83,6 +84,15 @@ def test_loader_processes_and_checkpoints_are_not_part_of_the_digest() -> None:
     protocol = toy_protocol().model_copy(update={"recipe": recipe})
     lora = {"lora": protocol.methods["lora"]}
     assert cell(protocol=protocol.model_copy(update={"methods": lora})).digest == plain.digest
+
+
+def test_a_field_that_came_later_is_not_in_the_digest_at_its_default() -> None:
+    class Part(Strict):
+        width: int = 3
+        depth: int = later(2)
+
+    assert Part().model_dump() == {"width": 3}
+    assert Part(depth=4).model_dump() == {"width": 3, "depth": 4}
 
 
 def test_placement_gives_the_start_block_to_every_method() -> None:
