@@ -183,6 +183,7 @@ def list_(
 app.command()(method_commands.check)
 app.command()(method_commands.compare)
 app.command()(method_commands.export)
+app.command()(method_commands.pictures)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Commands about one method or one record: `check`, `compare`, `export`."""
+"""Commands about one method or one record: `check`, `compare`, `export`, `pictures`."""
 
 import sys
 import time
@@ -22,6 +22,8 @@ from benchmarks.arguments import (
     Settings,
 )
 from benchmarks.errors import UserError, closest
+from benchmarks.protocol import load_protocol
+from benchmarks.record import Record
 from benchmarks.table_spec import load_table
 
 if TYPE_CHECKING:
@@ -160,3 +162,21 @@ def export(
     except (OSError, SafetensorError) as error:
         raise UserError(f"{destination}: cannot be written ({error})") from None
     print(destination)
+
+
+def pictures(
+    record: Annotated[Path, typer.Argument(help="A detection record (.json).")],
+    out: Annotated[Path | None, typer.Option(help="Default: RECORD without its .json.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="How many of each domain.")] = 8,
+    data_root: DataRoot = None,
+) -> None:
+    """Draw what RECORD found beside what is there: one contact sheet per domain."""
+    from benchmarks.detection.gallery import write_sheets
+
+    protocol = Record.load(record).protocol
+    try:
+        data_root = data_root or arguments.data_root(load_protocol(protocol), None)
+    except UserError as error:
+        raise UserError(f"{error}; say where the data are with --data-root") from None
+    for file in write_sheets(record, data_root, out or record.with_suffix(""), images):
+        print(file)
