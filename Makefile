@@ -7,6 +7,7 @@ PLACEMENT ?= default#   default | both | all | last-two-thirds: which blocks eve
 SEEDS     ?=#           e.g. 0,1,2 (default: the protocol's)
 METHODS   ?=#           e.g. soma,lora (default: the table's)
 METHOD    ?=#           of compare: path/to/my_method.py:MyMethod, or a name
+TABLE     ?= table1#    of compare: whose rows are the baselines
 REPLACE   ?=#           of compare: yes runs again what was recorded before METHOD changed
 RECIPE    ?= controlled#
 OUT       ?= results#   runs go to OUT/runs, tables to OUT/tables
@@ -57,7 +58,7 @@ endif
 
 compare: WORKERS = 3# one per seed, on two cores too: two would leave a core idle in the second round
 compare: $(PREPARED)  ## check METHOD=my_method.py:MyMethod, train it, say what differs from the baselines by more than noise
-	@$(BENCH) compare '$(strip $(METHOD))' --profile $(strip $(PROFILE)) --placement $(strip $(PLACEMENT)) \
+	@$(BENCH) compare '$(strip $(METHOD))' --table $(strip $(TABLE)) --profile $(strip $(PROFILE)) --placement $(strip $(PLACEMENT)) \
 	--recipe $(strip $(RECIPE)) --data-root $(strip $(DATA_ROOT)) $(if $(strip $(SEEDS)),--seeds $(strip $(SEEDS))) \
 	--workers $(strip $(WORKERS)) --device $(strip $(DEVICE)) --out $(strip $(OUT))/runs $(if $(strip $(REPLACE)),--replace)
 

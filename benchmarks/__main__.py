@@ -182,6 +182,7 @@ def list_(
 
 app.command()(method_commands.check)
 app.command()(method_commands.compare)
+app.command()(method_commands.tune)
 app.command()(method_commands.export)
 app.command()(method_commands.pictures)
 

@@ -72,6 +72,18 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in parts if name.strip())
 
 
+def reals(text: str, option: str) -> tuple[float, ...]:
+    """The different numbers in "1e-4,0.05"; none for "".
+
+    Raises:
+        UserError: not numbers.
+    """
+    try:
+        return tuple(dict.fromkeys(float(name) for name in names(text)))
+    except ValueError:
+        raise UserError(f"{option} {text}: expected numbers such as 1e-4,3e-4") from None
+
+
 def numbers(text: str) -> tuple[int, ...]:
     """The seeds in "0,1,2"; none for "".
 

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from benchmarks import method_names, yaml_files
 from benchmarks.errors import UserError, closest
 from benchmarks.protocol import Protocol, RecipeChanges
+from benchmarks.trials import Budget, budget_of
 
 if TYPE_CHECKING:
     from soma.method import Method
@@ -40,6 +41,7 @@ class Cell:
             name in tables and paths.
         fields: what the method is built with, start block included.
         placement, mode: names of the placement and the recipe mode. data: domain -> fingerprint.
+        budget: the trials that chose the recipe, if any did.
     """
 
     protocol: Protocol
@@ -50,6 +52,7 @@ class Cell:
     mode: str
     seed: int
     data: dict[str, str] = dataclasses.field(default_factory=dict)
+    budget: Budget | None = None
 
     def make_method(self) -> "Method":
         """The method of this cell, not yet attached to anything."""
@@ -108,14 +111,16 @@ def make_cell(
     without `placement` it is the protocol's default.
 
     Raises:
-        UserError: unknown method, field, placement, mode, or a value that does not fit.
+        UserError: unknown method, field, placement, mode, or a value that does not fit; no trials.
     """
     placement = placement or protocol.default_placement
     if placement not in protocol.placements:
         known = closest(placement, protocol.placements)
         raise UserError(f"{protocol.name}: no placement {placement!r}{known}")
     changes = {kind: dict(part) for kind, part in (changes or {}).items() if part}
-    recipe = protocol.recipe_for(method, mode, changes.get("recipe"))
+    budget = budget_of(protocol, method, mode, seed)
+    tuned = budget.chosen if budget else {}
+    recipe = protocol.recipe_for(method, mode, tuned | changes.get("recipe", {}))
     fields = protocol.changes_for(method, mode).fields | changes.get("method", {})
     if "start_block" in changes.get("method", {}):
         raise UserError("--set method.start_block: the placement decides it; use --placement")
@@ -133,6 +138,7 @@ def make_cell(
         mode=mode,
         seed=seed,
         data=dict(data or {}),
+        budget=budget,
     )
 
 

@@ -1,4 +1,4 @@
-"""Commands about one method or one record: `check`, `compare`, `export`, `pictures`."""
+"""Commands about methods or one record: `check`, `compare`, `tune`, `export`, `pictures`."""
 
 import sys
 import time
@@ -21,6 +21,7 @@ from benchmarks.arguments import (
     Seeds,
     Settings,
 )
+from benchmarks.environment import REPOSITORY
 from benchmarks.errors import UserError, closest
 from benchmarks.protocol import load_protocol
 from benchmarks.record import Record
@@ -29,6 +30,7 @@ from benchmarks.table_spec import load_table
 if TYPE_CHECKING:
     from benchmarks.cell import Cell
 
+DEFAULT_RATES = "1e-4,3e-4,1e-3,3e-3"
 COLOURS = {"pass": "green", "fail": "bold red", "n/a": "yellow"}
 
 
@@ -97,6 +99,7 @@ def compare(
     cells = [cell.reading(data) for cell in cells]
     comparison.check_data(fixed, cells, root)
     todo = comparison.missing(fixed, cells, out, replace)
+    arguments.announce(protocol)
     if comparison.nonconforming(cells[0], _say):
         _say("nothing was trained; `python -m benchmarks check` shows every property")
         raise typer.Exit(1)
@@ -106,6 +109,54 @@ def compare(
     mine = comparison.records_of(cells, fixed, out)
     print(comparison.answer(spec, fixed, cells, mine), end="")
     if any(record.status == "failed" for record in mine):
+        raise typer.Exit(1)
+
+
+def tune(
+    protocol: Annotated[str, typer.Argument(help="Its sources alone are read and scored.")],
+    methods: Annotated[str, typer.Option(help="Such as soma,my_method.py:MyMethod.")],
+    rates: Annotated[str, typer.Option(help="Learning rates of the backbone.")] = DEFAULT_RATES,
+    decays: Annotated[str, typer.Option(help="Weight decays; default: the protocol's.")] = "",
+    seed: Annotated[int, typer.Option(help="Of all trials; none of the protocol's.")] = 100,
+    workers: Annotated[int, typer.Option(min=1, help="Trials side by side.")] = 2,
+    device: Device = "cpu",
+    data_root: DataRoot = None,
+    out: Out = RUNS,
+    summary: Annotated[
+        Path | None, typer.Option(help="Default: the protocol's own, or beside the records.")
+    ] = None,
+) -> None:
+    """Choose learning rate and weight decay on held-out source images, on one grid per method.
+
+    Trials that have a record are not run again. The summary keeps the rows of other methods.
+    """
+    from benchmarks import tuning
+
+    whole = load_protocol(protocol)
+    held_out = tuning.source_only(whole)
+    grid = arguments.reals(rates, "--rates"), arguments.reals(decays, "--decays")
+    asked = dict.fromkeys(arguments.names(methods))
+    cells = [cell for method in asked for cell in tuning.cells(held_out, method, *grid, seed)]
+    if not cells:
+        raise UserError("no trials: give --methods and --rates")
+    root = arguments.data_root(whole, data_root)
+    arguments.announce(whole)
+    data = arguments.fingerprints(held_out, root)
+    cells = [cell.reading(data) for cell in cells]
+    _train(cells, out, root, device, workers)
+    named = (mode.trials for mode in whole.recipes.values() if mode.trials)
+    own = next((REPOSITORY / file for file in named), out / held_out.name / "trials.csv")
+    chosen, without = tuning.update(summary or own, whole, cells, out)
+    for trial in chosen:
+        rate = "-" if trial.backbone_lr is None else f"{trial.backbone_lr:g}"
+        print(
+            f"{trial.method:<14} backbone_lr {rate:<8} weight_decay {trial.weight_decay:<8g} "
+            f"{whole.metric} {trial.score:.2f}"
+        )
+    print(summary or own)
+    for label, reason in without.items():
+        _say(f"{label}: none of its trials gave a score: {reason or f'no {whole.metric}'}")
+    if without:
         raise typer.Exit(1)
 
 

@@ -1,7 +1,7 @@
 """A protocol: everything that is held fixed while methods vary, read from YAML with strict keys."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,8 @@ from benchmarks.protocol_parts import (
     Head,
     Index,
     Input,
+    MethodChanges,
+    Mode,
     Placement,
     Recipe,
     RecipeChanges,
@@ -47,24 +49,6 @@ __all__ = [
 FOLDER = Path(__file__).parent / "protocols"
 
 
-class MethodChanges(Strict):
-    """What a protocol sets for one method.
-
-    Fields of the method, fields of the recipe, and on what ground.
-    """
-
-    fields: dict[str, Any] = Field(default_factory=dict)
-    recipe: RecipeChanges = RecipeChanges()
-    source: str = ""
-
-
-class Mode(Strict):
-    """A recipe mode: changes for every method, then changes per method."""
-
-    recipe: RecipeChanges = RecipeChanges()
-    methods: dict[str, MethodChanges] = Field(default_factory=dict)
-
-
 class Protocol(Strict):
     """What every written protocol has; `benchmarks/protocols/*.yaml` show every field in use.
 
@@ -78,7 +62,10 @@ class Protocol(Strict):
         placements: name -> first adapted block of every method (an index, or a share of the depth
             in 0..1).
         selection: which evaluated iteration counts. seeds: of a full table.
+        metric: the one of its task that choices are made by.
     """
+
+    metric: ClassVar[str]
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
     version: Count
@@ -161,6 +148,7 @@ class Protocol(Strict):
 class SegmentationProtocol(Protocol):
     """A protocol of semantic segmentation with Mask2Former."""
 
+    metric: ClassVar[str] = "mIoU"
     task: Literal["segmentation"]
     head: Head
     augment: Augment
@@ -176,6 +164,7 @@ class DetectionProtocol(Protocol):
             on them.
     """
 
+    metric: ClassVar[str] = "AP50_voc07"
     task: Literal["detection"]
     engine: Literal["auto", "detectron2", "torchvision"] = "auto"
     head: FasterRCNN

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, create_model, model_validator
 
-from benchmarks.yaml_files import Strict
+from benchmarks.yaml_files import Strict, later
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -175,3 +175,32 @@ RecipeChanges = create_model(
     __doc__="Some fields of a `Recipe`, to be put over another one.",
     **{name: (field.rebuild_annotation(), None) for name, field in Recipe.model_fields.items()},
 )
+
+
+class MethodChanges(Strict):
+    """What a protocol sets for one method.
+
+    Fields of the method, fields of the recipe, and on what ground.
+    """
+
+    fields: dict[str, Any] = Field(default_factory=dict)
+    recipe: RecipeChanges = RecipeChanges()
+    source: str = ""
+
+
+class Mode(Strict):
+    """A recipe mode: changes for every method, then changes per method.
+
+    Or `trials`, a summary that `tune` wrote (relative to the repository, or absolute): every method
+    then gets what was best of its trials, and no other change.
+    """
+
+    recipe: RecipeChanges = RecipeChanges()
+    methods: dict[str, MethodChanges] = Field(default_factory=dict)
+    trials: str | None = later(None)
+
+    @model_validator(mode="after")
+    def _trials_decide(self) -> "Mode":
+        if self.trials is not None and (self.recipe.model_fields_set or self.methods):
+            raise ValueError("trials decide the recipe of this mode; give no recipe or methods")
+        return self

@@ -12,7 +12,8 @@ from benchmarks import method_names
 from benchmarks.cell import Cell
 from benchmarks.environment import Environment, environment
 from benchmarks.errors import UserError
-from benchmarks.yaml_files import problem
+from benchmarks.trials import Budget
+from benchmarks.yaml_files import later, problem
 
 
 class _Part(BaseModel):
@@ -76,6 +77,7 @@ class Record(_Part):
     Attributes:
         cell: the resolved cell. digest: its SHA-256. recipe: recipe mode. reason: one line, for
             every status but done. data: domain -> fingerprint. losses: a few points.
+        budget: the trials that chose the recipe, if any did.
     """
 
     schema_version: Literal[1] = 1
@@ -96,6 +98,7 @@ class Record(_Part):
     environment: Environment
     data: dict[str, str] = Field(default_factory=dict)
     losses: list[LossPoint] = Field(default_factory=list)
+    budget: Budget | None = later(None)
 
     def write(self, path: Path) -> None:
         """Put the record at `path` as JSON, whole or not at all.
@@ -138,6 +141,7 @@ def record_of(cell: Cell, status: str, reason: str = "", **parts: Any) -> Record
         reason=" ".join(reason.split())[:300],
         environment=environment(),
         data=cell.data,
+        budget=cell.budget,
         **parts,
     )
 

@@ -78,6 +78,7 @@ def notes(
         rule += " (target-oracle picks on the test domains: an upper bound, not a result)"
     lines.append(rule)
     lines.append(f"recipe mode: {mode}; {_differences(protocol, records)}")
+    lines += _budgets(records)
     heads = sorted({record.parameters.head for record in records if record.parameters})
     if heads:
         sizes = ", ".join(f"{head:,}" for head in heads)
@@ -111,6 +112,15 @@ def _differences(protocol: Protocol, records: Sequence[Record]) -> str:
         by_change.setdefault(", ".join(changed), []).append(label)
     rows = (f"{', '.join(labels)}: {change}" for change, labels in by_change.items())
     return f"differences between rows: {'; '.join(rows)}"
+
+
+def _budgets(records: Sequence[Record]) -> list[str]:
+    """The trials that chose the recipes, and of which rows."""
+    rows: dict[str, dict[str, None]] = {}
+    for record in records:
+        if record.budget:
+            rows.setdefault(str(record.budget), {})[record.label] = None
+    return [f"recipe chosen from {words}: {', '.join(rows[words])}" for words in rows]
 
 
 def _machines(records: Sequence[Record]) -> list[str]:

@@ -3,10 +3,13 @@
 import re
 
 import pytest
+import toy_compare
 
-from benchmarks import table_spec, tables
+from benchmarks import arguments, conformance, table_spec, tables
+from benchmarks.__main__ import main
 from benchmarks.cell import make_cell
 from benchmarks.compare import _check_settings
+from benchmarks.conformance import Finding
 from benchmarks.detection import engines
 from benchmarks.errors import UserError
 from benchmarks.protocol import load_protocol
@@ -137,3 +140,28 @@ def test_table_1_has_one_average_and_no_engine():
     spec = table_spec.load_table("table1")
     assert list(spec.headings)[-2:] == ["avg", "source"]
     assert "avg_all" not in spec.headings
+
+
+def test_compare_says_the_engine_and_sets_the_row_beside_the_baselines_of_table_2(
+    tmp_path, monkeypatch, capfd
+):
+    reference = tmp_path / "reference"
+    for record in records():
+        folder = reference / record.protocol / record.placement / record.label
+        record.write(folder / f"seed{record.seed}.json")
+    monkeypatch.setattr(arguments, "fingerprints", lambda *_: {"night_clear": "f00d"})
+    monkeypatch.setattr("benchmarks.run.run_cell", toy_compare.detected)
+    monkeypatch.setattr(conformance, "KINDS", ("class token",))
+    monkeypatch.setattr(conformance, "check_method", lambda *_: [Finding("fits", "pass", "well")])
+    command = ["compare", "soma", "--table", "table2", "--seeds", "0,1", "--workers", "1"]
+    folders = ["--data-root", tmp_path, "--out", tmp_path / "runs", "--against", reference]
+    assert main([*command, *map(str, folders)]) == 0
+    out, err = capfd.readouterr()
+    said = err.index("engine auto: torchvision, since Detectron2 is not installed here")
+    assert said < err.index("soma seed 0 (all): done")
+    table, _, verdict = out.partition("# Verdict on soma (placement all)")
+    assert "engine of the detector: torchvision" in table
+    # soma has 60 and 61 on every unseen domain, freeze 25 and 27, lora 31 and 33 on average
+    assert re.search(r"\| Avg +\| \+34\.50 \[", verdict)
+    assert re.search(r"\| Avg +\| \+28\.50 \[", verdict)
+    assert "Against lora, the best baseline on Avg:" in verdict

@@ -5,7 +5,7 @@ from pathlib import Path
 from toy_records import SCORES, evaluation, toy_record
 
 from benchmarks.cell import Cell
-from benchmarks.record import Record
+from benchmarks.record import Evaluation, Record, Score, record_of
 
 GAIN = {0: 2.9, 1: 3.0, 2: 3.1}  # on every domain, over the baseline with the highest Avg
 
@@ -27,3 +27,13 @@ def scored(cell: Cell, out: Path, data_root: Path, device: str, progress: bool) 
 
 def breaks(cell: Cell, out: Path, data_root: Path, device: str, progress: bool) -> Record:
     raise RuntimeError("no such head")
+
+
+def detected(cell: Cell, out: Path, data_root: Path, device: str, progress: bool) -> Record:
+    """A done detection record with 60 percent on every domain that its protocol scores."""
+    scores = {
+        domain.domain: Score(role=role, metrics={"AP50_voc07": 60.0 + cell.seed}, images=160)
+        for role, group in cell.protocol.scored.items()
+        for domain in group
+    }
+    return record_of(cell, "done", evaluations=[Evaluation(iteration=1000, domains=scores)])

@@ -22,7 +22,6 @@ from benchmarks.protocol import DetectionProtocol
 from benchmarks.protocol_parts import Domain
 
 IMAGES_PER_FORWARD = 8
-MAIN = "AP50_voc07"
 
 
 def evaluate(
@@ -48,7 +47,7 @@ def evaluate(
     detections = [each for _, each in found]
     classes = load_box_card(domain.card).classes
     scores = metrics.scores(truth, detections, classes)
-    if scores[MAIN] is None:
+    if scores[protocol.metric] is None:
         raise UserError(
             f"{domain.domain}: no object to be found in {len(names)} images; check the boxes of "
             f"{domain.card}"

@@ -1,0 +1,185 @@
+"""Summaries of trials: what `tune` tried for each method, and what an equal budget then chooses.
+
+A summary is a csv with one row per trial: method (its label); backbone_lr, empty where nothing of
+the backbone learns; weight_decay; the score on held-out source data in percent, under the metric's
+name in lower case, empty where the run gave none; chosen, 1 or 0; protocol, version, domain, seed.
+"""
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from benchmarks import method_names
+from benchmarks.environment import REPOSITORY
+from benchmarks.errors import UserError
+from benchmarks.protocol import Protocol
+from benchmarks.yaml_files import problem
+
+
+class Trial(BaseModel):
+    """One row of a summary; `score` is in percent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    method: str
+    backbone_lr: float | None
+    weight_decay: float
+    score: float | None
+    chosen: bool = False
+    protocol: str
+    version: int
+    domain: str
+    seed: int
+
+    def row(self, metric: str) -> dict[str, Any]:
+        """As it stands in a summary, column -> value."""
+        values = self.model_dump() | {"chosen": int(self.chosen)}
+        return {metric.lower() if key == "score" else key: values[key] for key in values}
+
+
+class Budget(BaseModel):
+    """The trials behind the recipe of a cell.
+
+    Attributes:
+        trials: their number. backbone_lr, weight_decay: the grid, ascending. chosen: recipe field
+            -> value. domain, metric, seed: what they were scored on, by what, and their seed.
+        sha256: of the method's lines in the summary, each with its line end.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trials: int
+    backbone_lr: tuple[float, ...]
+    weight_decay: tuple[float, ...]
+    chosen: dict[str, float]
+    domain: str
+    metric: str
+    seed: int
+    sha256: str
+
+    def __str__(self) -> str:
+        """Words for the note under a table."""
+        grid = (("backbone_lr", self.backbone_lr), ("weight_decay", self.weight_decay))
+        words = [f"{name} {', '.join(f'{v:g}' for v in values)}" for name, values in grid if values]
+        return (
+            f"{self.trials} trial{'s' * (self.trials > 1)} per method ({' x '.join(words)}) by "
+            f"{self.metric} on {self.domain}, seed {self.seed}"
+        )
+
+
+def choose(trials: Iterable[Trial]) -> list[Trial]:
+    """The trials with the best of each method marked: the first of equals, none without a score."""
+    every = [trial.model_copy(update={"chosen": False}) for trial in trials]
+    best: dict[str, int] = {}
+    for place, trial in enumerate(every):
+        rival = every[best[trial.method]].score if trial.method in best else None
+        if trial.score is not None and (rival is None or trial.score > rival):
+            best[trial.method] = place
+    return [
+        trial.model_copy(update={"chosen": best.get(trial.method) == place})
+        for place, trial in enumerate(every)
+    ]
+
+
+def render(trials: Iterable[Trial], metric: str) -> str:
+    """The text of a summary."""
+    rows = [trial.row(metric) for trial in trials]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def read(path: Path, metric: str) -> tuple[list[Trial], list[str]]:
+    """The trials in a summary, and the line that each of them stands on.
+
+    Raises:
+        UserError: unreadable, or no summary of this metric.
+    """
+    try:
+        header, *lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "no csv in UTF-8"
+        raise UserError(f"{path}: trials cannot be read: {why}; `tune` writes them") from None
+    trials = []
+    reader = csv.DictReader([header, *lines], restkey="(value without a column)")
+    for number, row in enumerate(reader, start=2):
+        named = {"score" if key == metric.lower() else key: row[key] for key in row}
+        named |= {key: named.get(key) or None for key in ("backbone_lr", "score")}
+        try:
+            trials.append(Trial.model_validate(named))
+        except ValidationError as error:
+            raise UserError(
+                f"{path}: line {number}: no trial by {metric}: {problem(error, Trial)}; mend it, or "
+                "move the file away and tune again"
+            ) from None
+    return trials, lines
+
+
+def budget_of(protocol: Protocol, method: str, mode: str, seed: int) -> Budget | None:
+    """The trials that a recipe mode takes a method's recipe from; None where it is from none.
+
+    Raises:
+        UserError: no summary, no score of this method in it, trials under another version of the
+            protocol, grids that differ between methods, or a cell with the seed of the trials.
+    """
+    if mode not in protocol.recipes or (file := protocol.recipes[mode].trials) is None:
+        return None
+    path, label = REPOSITORY / file, method_names.label(method)
+    mend = f"python -m benchmarks tune {protocol.name} --methods {method}"
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no trials to choose the recipe of {label} from; make them: {mend}"
+        )
+    trials, lines = read(path, protocol.metric)
+    own = [trial for trial in trials if trial.method == label]
+    best = next((trial for trial in own if trial.chosen), None)
+    if best is None:
+        what = f"none of the {len(own)} trials of {label} gave a score" if own else f"no {label}"
+        raise UserError(f"{path}: {what}; other trials: {mend}")
+    if {(each.protocol, each.version) for each in own} != {(protocol.name, protocol.version)}:
+        raise UserError(
+            f"{path}: {label} was tuned under {best.protocol} version {best.version}, not under "
+            f"{protocol.name} version {protocol.version}; again: {mend}"
+        )
+    if seed == best.seed:
+        raise UserError(
+            f"{label}: seed {seed} is that of its trials, which favours what they chose; take "
+            "another seed"
+        )
+    _check_equal(path, trials, own)
+    mine = [line for trial, line in zip(trials, lines, strict=True) if trial.method == label]
+    values = {"backbone_lr": best.backbone_lr, "weight_decay": best.weight_decay}
+    return Budget(
+        trials=len(own),
+        backbone_lr=tuple(sorted({each.backbone_lr for each in own} - {None})),
+        weight_decay=tuple(sorted({each.weight_decay for each in own})),
+        chosen={key: value for key, value in values.items() if value is not None},
+        domain=best.domain,
+        metric=protocol.metric,
+        seed=best.seed,
+        sha256=hashlib.sha256("".join(f"{line}\n" for line in mine).encode()).hexdigest(),
+    )
+
+
+def _check_equal(path: Path, trials: list[Trial], own: list[Trial]) -> None:
+    """Refuse a budget that another method's differs from, where a backbone learns in both."""
+    grids: dict[str, set[tuple]] = {}
+    for each in trials:
+        if each.backbone_lr is not None:
+            setting = each.backbone_lr, each.weight_decay, each.seed
+            grids.setdefault(each.method, set()).add(setting)
+    mine = own[0].method
+    for other, grid in grids.items():
+        if mine in grids and grid != grids[mine]:
+            raise UserError(
+                f"{path}: {mine} and {other} were tuned on different grids or seeds "
+                f"({len(grids[mine])} and {len(grid)} trials), which is no equal budget; tune both "
+                "with the same --rates, --decays and --seed"
+            )

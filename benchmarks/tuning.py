@@ -1,0 +1,123 @@
+"""Choosing learning rate and weight decay of methods on held-out source data, on one grid for all.
+
+Every method gets the same trials, with one seed that no table uses, under its protocol without the
+domains that are tested on: those are neither read nor scored.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import method_names, trials
+from benchmarks.cell import Cell, make_cell
+from benchmarks.claim import finished
+from benchmarks.errors import UserError
+from benchmarks.protocol import Protocol
+from benchmarks.record import Record, write_atomically
+from benchmarks.selection import mean_of_role, select
+from benchmarks.trials import Trial
+from soma.method import Method
+
+
+def source_only(protocol: Protocol) -> Protocol:
+    """The protocol without its test domains, `<name>_source`.
+
+    Raises:
+        UserError: it holds no source data out.
+    """
+    if not protocol.validation:
+        raise UserError(
+            f"{protocol.name}: no validation domain to choose on; hold source images out"
+        )
+    tested = {"targets", "source_test"} & set(type(protocol).model_fields)
+    changes = {"name": f"{protocol.name}_source", **dict.fromkeys(tested, ())}
+    return protocol.model_copy(update=changes)
+
+
+def cells(
+    held_out: Protocol, method: str, rates: Sequence[float], decays: Sequence[float], seed: int
+) -> list[Cell]:
+    """The trials of one method, on data still to be named.
+
+    Args:
+        held_out: what `source_only` gives.
+        method: as for `make_cell`.
+        rates: of the backbone, absolute; not used where nothing of it learns.
+        decays: weight decays; none for the protocol's own.
+        seed: of all trials.
+
+    Raises:
+        UserError: a seed of the protocol's tables, or an unknown method or a value that does not
+            fit.
+    """
+    if seed in held_out.seeds:
+        raise UserError(f"--seed {seed}: a seed of the tables; choose another for the trials")
+    own = held_out.recipe_for(method, "controlled").weight_decay
+    made = make_cell(held_out, method, seed=seed).make_method()
+    changes = [{"backbone_lr": rate} for rate in rates] if _adapts(made) else [{}]
+    # What the protocol says anyway is no change, so that it is one cell however it is asked for.
+    return [
+        make_cell(
+            held_out,
+            method,
+            seed=seed,
+            changes={"recipe": change if decay == own else change | {"weight_decay": decay}},
+        )
+        for change in changes
+        for decay in decays or (own,)
+    ]
+
+
+def _adapts(method: Method) -> bool:
+    """Whether something of the backbone learns."""
+    kind = type(method)
+    return kind.attach is not Method.attach or kind.trains is not Method.trains
+
+
+def update(
+    path: Path, protocol: Protocol, run: Sequence[Cell], out: Path
+) -> tuple[list[Trial], dict[str, str]]:
+    """Write the trials of some methods into the summary at `path`; rows of other methods stay.
+
+    Args:
+        path: of the summary; a new one where there is none.
+        protocol: whose sources the trials were run on.
+        run: cells of the trials, each with its record below `out`.
+        out: folder of the records.
+
+    Returns:
+        The trials that were chosen, and why for methods without any, by label.
+
+    Raises:
+        UserError: the summary cannot be read or written, or a record cannot be read.
+    """
+    held = trials.read(path, protocol.metric)[0] if path.exists() else []
+    records = [finished(cell, out) for cell in run]
+    made = [_trial(protocol, cell, record) for cell, record in zip(run, records, strict=True)]
+    made = trials.choose(made)
+    labels = dict.fromkeys(trial.method for trial in made)
+    text = trials.render(
+        [*(trial for trial in held if trial.method not in labels), *made], protocol.metric
+    )
+    write_atomically(path, lambda file: file.write(text.encode()))
+    chosen = [trial for trial in made if trial.chosen]
+    reasons = {trial.method: record.reason for trial, record in zip(made, records, strict=True)}
+    for trial in chosen:
+        del reasons[trial.method]
+    return chosen, reasons
+
+
+def _trial(protocol: Protocol, cell: Cell, record: Record) -> Trial:
+    recipe, score = cell.protocol.recipe, None
+    if record.status == "done":
+        evaluation = select(record.evaluations, protocol.selection, protocol.metric)
+        score = mean_of_role(evaluation, "validation", protocol.metric)
+    return Trial(
+        method=method_names.label(cell.method),
+        backbone_lr=recipe.backbone_lr if _adapts(cell.make_method()) else None,
+        weight_decay=recipe.weight_decay,
+        score=score,
+        protocol=protocol.name,
+        version=protocol.version,
+        domain=", ".join(domain.domain for domain in protocol.validation),
+        seed=cell.seed,
+    )
