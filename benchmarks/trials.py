@@ -116,8 +116,8 @@ def read(path: Path, metric: str) -> tuple[list[Trial], list[str]]:
             trials.append(Trial.model_validate(named))
         except ValidationError as error:
             raise UserError(
-                f"{path}: line {number}: no trial by {metric}: {problem(error, Trial)}; mend it, or "
-                "move the file away and tune again"
+                f"{path}: line {number}: no trial by {metric}: {problem(error, Trial)}; mend it, "
+                "or move the file away and tune again"
             ) from None
     return trials, lines
 

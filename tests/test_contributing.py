@@ -76,7 +76,7 @@ def test_example_goes_through_a_run(
 def test_commands_of_the_text_exist() -> None:
     named = set(re.findall(r"python -m benchmarks (\w+)", TEXT))
     known = {each.name or each.callback.__name__ for each in app.registered_commands}
-    assert {"check", "compare", "run"} <= named <= known
+    assert {"check", "compare", "tune"} <= named <= known
     targets = set(re.findall(r"\bmake (\w+)", TEXT))
     makefile = (Path(__file__).parents[1] / "Makefile").read_text()
     assert "compare" in targets
