@@ -1,7 +1,7 @@
 """Choosing learning rate and weight decay of methods on held-out source data, on one grid for all.
 
-Every method gets the same trials, with one seed that no table uses, under its protocol without the
-domains that are tested on: those are neither read nor scored.
+Every method gets the same trials, with one seed that no table uses and the default placement, under
+its protocol without the domains that are tested on: those are neither read nor scored.
 """
 
 from collections.abc import Sequence
