@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar
 
 import numpy as np
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from benchmarks import yaml_files
 from benchmarks.errors import UserError, closest
@@ -48,6 +48,14 @@ class Split(Strict):
     count: int
 
 
+class Variant(Strict):
+    """A known edition of a split with another number of images, and who uses it."""
+
+    split: str
+    count: int
+    source: str
+
+
 class Label(Strict):
     """How ground truth is stored.
 
@@ -79,7 +87,10 @@ class Label(Strict):
 
 
 class DataSet(Strict):
-    """What every card says. Sizes are (height, width) in pixels; `native_size` None: they vary."""
+    """What every card says. Sizes are (height, width) in pixels; `native_size` None: they vary.
+
+    `variants` are the editions in use whose number of images is not the `count` of their split.
+    """
 
     holds: ClassVar[str]  # the key that tells which kind of card a file is
     name: str
@@ -90,7 +101,17 @@ class DataSet(Strict):
     licence: str
     access: str
     splits: dict[str, Split]
+    variants: dict[str, Variant] = Field(default_factory=dict)
     sources: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _variants_differ(self) -> DataSet:
+        for name, variant in self.variants.items():
+            if variant.split not in self.splits:
+                raise ValueError(f"variants.{name}: no split {variant.split!r}")
+            if variant.count == self.splits[variant.split].count:
+                raise ValueError(f"variants.{name}: has the count of its split; leave it out")
+        return self
 
     def home(self, root: Path) -> Path:
         """The folder of the data set.
