@@ -6,9 +6,6 @@ labels become trainIds while they are read.
 
 from __future__ import annotations
 
-import hashlib
-import re
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar
@@ -17,21 +14,13 @@ import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
 from benchmarks import yaml_files
+from benchmarks.card_files import Pair, chosen, digest, inside, listed, paired
 from benchmarks.errors import UserError, closest
 from benchmarks.yaml_files import Strict
 
 FOLDER = Path(__file__).resolve().parents[1] / "datasets"
 IGNORE = 255  # trainId of pixels that are neither learnt nor scored
 OUTSIDE = 254  # in a label table: a value that the encoding does not have
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One image with its ground truth."""
-
-    name: str
-    image: Path
-    label: Path
 
 
 def _as_tuple(value: object) -> object:
@@ -48,6 +37,19 @@ class Split(Strict):
     count: int
 
 
+class NameList(Strict):
+    """A list that is published beside the card, one image name a line, and its SHA-256."""
+
+    file: str
+    sha256: str
+
+
+class LabelSplit(Split):
+    """One split with a label per pixel; `only` names its images where not all files belong."""
+
+    only: NameList | None = None
+
+
 class Variant(Strict):
     """A known edition of a split with another number of images, and who uses it."""
 
@@ -60,13 +62,14 @@ class Label(Strict):
     """How ground truth is stored.
 
     Attributes:
-        encoding: both are 8-bit PNGs whose values (palette indices, grey values) are the labels.
+        encoding: "palette_png" and "gray_png" are 8-bit PNGs whose values (palette indices, grey
+            values) are the labels; in "rgb16_png" the red channel holds them, 16 bits a channel.
         classes: class name -> values on disk, in trainId order; the first is used for writing.
         void: values on disk that mean "ignore", the usual one first.
         ignore: the trainId that void values become.
     """
 
-    encoding: Literal["palette_png", "gray_png"]
+    encoding: Literal["palette_png", "gray_png", "rgb16_png"]
     classes: dict[str, tuple[int, ...]]
     void: tuple[int, ...]
     ignore: int = IGNORE
@@ -145,6 +148,7 @@ class Card(DataSet):
     """One data set with a label per pixel."""
 
     holds: ClassVar[str] = "label"
+    splits: dict[str, LabelSplit]
     label: Label
 
     @property
@@ -181,63 +185,21 @@ class Card(DataSet):
         """All images of a split with their labels, sorted by name.
 
         Raises:
-            UserError: missing or empty folder, an image without label, a label without image.
+            UserError: missing or empty folder, an image without label, a label without image, an
+                image of a published list that is not there.
         """
-        patterns = self.split(split)
-        found = paired(self.home(root), patterns.images, patterns.labels, self)
-        return sorted(found, key=lambda pair: (pair.name, pair.image))
+        found = self.split(split)
+        pairs = paired(self.home(root), found.images, found.labels, self.title, self.access)
+        if found.only is not None:
+            file = FOLDER / found.only.file
+            pairs = chosen(pairs, listed(file, found.only.sha256), f"{self.name}: {file}")
+        return sorted(pairs, key=lambda pair: (pair.name, pair.image))
 
     def fingerprint(self, root: Path, split: str) -> str:
         """SHA-256 over the sorted lines "relative path:bytes" of a split's images and labels."""
         home = root / self.folder
         files = [file for pair in self.pairs(root, split) for file in (pair.image, pair.label)]
-        lines = sorted(f"{file.relative_to(home).as_posix()}:{_size(file)}" for file in files)
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _size(file: Path) -> int:
-    return file.stat().st_size
-
-
-def paired(home: Path, images: str, labels: tuple[str, ...], card: DataSet) -> list[Pair]:
-    """All files below `home` that fit the pattern of images, with what fits one of the labels'.
-
-    Raises:
-        UserError: no image, an image without label, a label without image.
-    """
-    found = matches(home, images)
-    if not found:
-        raise UserError(
-            f"{home}: no image matches {images}; unpack {card.title} there ({card.access})"
-        )
-    # A half-unpacked second layout must not hide the complete one.
-    truth = max((matches(home, pattern) for pattern in labels), key=len)
-    for kind, have, others in (("label", found, truth), ("image", truth, found)):
-        missing = sorted(have.keys() - others.keys())
-        if missing:
-            raise UserError(
-                f"{have[missing[0]]}: has no {kind} ({len(missing)} of {len(have)} files lack "
-                f"theirs); unpack the {kind}s of {card.title} completely"
-            )
-    return [Pair(key[0], found[key], truth[key]) for key in found]
-
-
-def matches(home: Path, pattern: str) -> dict[tuple[str, ...], Path]:
-    """Files that fit a pattern, by (name, values of the other placeholders in alphabetic order)."""
-    # split() with one group returns text, placeholder, text, placeholder, ..., text
-    parts = re.split(r"{(\w+)}", pattern)
-    texts, fields = parts[::2], parts[1::2]
-    groups = [f"(?P<{field}>[^/]+)" for field in fields]
-    regex = re.compile(
-        "".join(re.escape(text) + group for text, group in zip(texts, [*groups, ""], strict=True))
-    )
-    order = ["name", *sorted(set(fields) - {"name"})]
-    found = {}
-    for path in home.glob("*".join(texts)):
-        match = regex.fullmatch(path.relative_to(home).as_posix())
-        if match:
-            found[tuple(match[field] for field in order)] = path
-    return found
+        return digest(f"{inside(file, home)}:{file.stat().st_size}" for file in files)
 
 
 def names() -> list[str]:

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
-from benchmarks.cards import DataSet, Pair, Split, load_card, matches, paired
+from benchmarks.card_files import Pair, digest, inside, matches, paired
+from benchmarks.cards import DataSet, Split, load_card
 from benchmarks.errors import UserError
 from benchmarks.yaml_files import Strict
 
@@ -97,7 +98,7 @@ class BoxCard(DataSet):
                 level = f"_beta_{beta}" if beta else ""
                 pairs += [
                     Pair(pair.name + level, pair.image, pair.label)
-                    for pair in paired(home, images, labels, self)
+                    for pair in paired(home, images, labels, self.title, self.access)
                 ]
             else:
                 file = home / _filled(found.list_file, folder=spelling)
@@ -128,11 +129,11 @@ class BoxCard(DataSet):
         files = {file for pair in self.pairs(root, split) for file in (pair.image, pair.label)}
         lines = {f"list:{self.listing(root, split)}", f"empty:{found.empty}"}
         for file in files:
-            inside = file.relative_to(home).as_posix()
+            path = inside(file, home)
             if here:
-                inside = usual + inside.removeprefix(here)
-            lines.add(f"{inside}:{file.stat().st_size}")
-        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+                path = usual + path.removeprefix(here)
+            lines.add(f"{path}:{file.stat().st_size}")
+        return digest(lines)
 
 
 def load_box_card(name: str) -> BoxCard:
