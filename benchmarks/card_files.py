@@ -20,16 +20,15 @@ class Pair:
     label: Path
 
 
-def paired(
-    home: Path, images: str, labels: tuple[str, ...], title: str, access: str
-) -> list[Pair]:
+def paired(home: Path, images: str, labels: tuple[str, ...], title: str, access: str) -> list[Pair]:
     """All files below `home` that fit the pattern of images, with what fits one of the labels'.
 
     Args:
         home: folder of the data set.
         images: pattern of the images.
         labels: patterns of the ground truth, one per layout.
-        title: of the data set, for messages; access: where it comes from.
+        title: name of the data set, for messages.
+        access: where it comes from, for messages.
 
     Raises:
         UserError: no image, an image without label, a label without image.

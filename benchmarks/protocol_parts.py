@@ -77,6 +77,10 @@ class Domain(Strict):
         holdout: number of pairs, last in name order, that are never trained on: a source leaves
             them out, a validation domain is exactly them. limit: at most so many pairs, first in
             name order; null is all.
+        exclude: names of pairs that are left out before that, such as files known to be corrupted.
+        halve: images (bicubic) and ground truth (nearest) are halved when read, sides rounded down.
+            "jpeg" also sends the image through JPEG at Pillow's default quality, as the files that
+            Rein and SoMA score Mapillary on were made. Null reads files as they are.
     """
 
     domain: str
@@ -86,6 +90,8 @@ class Domain(Strict):
     keep_ratio: bool = True
     holdout: Index = 0
     limit: Count | None = None
+    exclude: tuple[str, ...] = later(())
+    halve: Literal["pixels", "jpeg"] | None = later(None)
 
 
 class Input(Strict):

@@ -91,7 +91,9 @@ def notes(
 
 def _size(domain: object) -> str:
     size = f"{domain.size[0]}x{domain.size[1]}" if domain.size else "native"
-    return f"{domain.domain} {size}{'' if domain.keep_ratio else ' (stretched)'}"
+    halved = {None: "", "pixels": " (halved first)", "jpeg": " (halved first, as JPEG)"}
+    stretched = "" if domain.keep_ratio else " (stretched)"
+    return f"{domain.domain} {size}{stretched}{halved[domain.halve]}"
 
 
 def _differences(protocol: Protocol, records: Sequence[Record]) -> str:

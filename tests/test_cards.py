@@ -1,3 +1,4 @@
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import cards
+from benchmarks.card_files import Pair
 from benchmarks.cards import IGNORE, OUTSIDE, load_card
 from benchmarks.errors import UserError
 from tests.tiny_worlds import parts, write_world
@@ -47,10 +49,21 @@ MAPILLARY = {
     17: {57},
     18: {52},
 }
+SYNTHIA = dict(
+    zip(
+        [3, 4, 2, 21, 5, 7, 15, 9, 6, 16, 1, 10, 17, 8, 18, 19, 20, 12, 11],
+        range(19),
+        strict=True,
+    )
+)
+TRAIN_IDS = {value: value for value in range(19)}
 EXPECTED = {
+    "acdc": (TRAIN_IDS, [*range(19), 255]),
+    "synthia": (SYNTHIA, range(23)),
+    "urbansyn": (TRAIN_IDS, [*range(20), 255]),  # 19 is void
     "cityscapes": (CITYSCAPES, range(34)),
     "gtav": (CITYSCAPES, range(35)),
-    "bdd100k": ({value: value for value in range(19)}, [*range(19), 255]),
+    "bdd100k": (TRAIN_IDS, [*range(19), 255]),
     "mapillary": (
         {value: train_id for train_id, values in MAPILLARY.items() for value in values},
         range(66),
@@ -77,9 +90,8 @@ def test_classes_and_native_ids(name: str) -> None:
 
 
 def test_names_lists_every_card_file() -> None:
-    labels = ["bdd100k", "cityscapes", "gtav", "mapillary"]
     boxes = ["cityscapes_boxes", "foggy_cityscapes", "sdgod"]
-    assert cards.names() == sorted(labels + boxes)
+    assert cards.names() == sorted([*EXPECTED, *boxes])
 
 
 @pytest.mark.parametrize(
@@ -89,16 +101,32 @@ def test_names_lists_every_card_file() -> None:
         ("cityscapes", "val", 500),
         ("bdd100k", "val", 1000),
         ("mapillary", "val", 2000),
+        ("cityscapes", "train_1_16", 186),
+        ("synthia", "train", 9400),
+        ("urbansyn", "train", 7539),
+        ("acdc", "train", 1600),
+        ("acdc", "val", 406),
     ],
 )
 def test_official_counts(name: str, split: str, count: int) -> None:
     assert load_card(name).splits[split].count == count
 
 
+def test_known_editions_differ_in_number() -> None:
+    """Typed from the issues named in the card."""
+    counts = {name: each.count for name, each in load_card("gtav").variants.items()}
+    assert counts == {"official_train": 12403, "robustnet": 12388, "iast": 24941, "crst": 19984}
+    assert load_card("synthia").variants["without_corrupted"].count == 9400 - 7
+
+
+def scored_split(name: str) -> str:
+    return "train" if name in ("gtav", "synthia", "urbansyn") else "val"
+
+
 @pytest.mark.parametrize("name", EXPECTED)
 def test_pairs_of_a_written_world(name: str, tmp_path: Path) -> None:
     card = load_card(name)
-    split = "train" if name == "gtav" else "val"
+    split = scored_split(name)
     written = write_world(tmp_path, name, split, count=3)
     found = card.pairs(tmp_path, split)
     assert [pair.name for pair in found] == written
@@ -122,6 +150,92 @@ def test_mapillary_without_version_folder(tmp_path: Path) -> None:
     old = tmp_path / "mapillary/validation/labels"
     shutil.move(new, old)
     assert [pair.label.parent for pair in card.pairs(tmp_path, "val")] == [old, old]
+
+
+def test_urbansyn_pairs_rgb_with_ss(tmp_path: Path) -> None:
+    card, home = load_card("urbansyn"), tmp_path / "urbansyn"
+    for file in ("rgb/rgb_0043.png", "ss/ss_0043.png"):
+        (home / file).parent.mkdir(parents=True)
+        (home / file).touch()
+    assert card.pairs(tmp_path, "train") == [
+        Pair("0043", home / "rgb/rgb_0043.png", home / "ss/ss_0043.png")
+    ]
+    (home / "ss/ss_0043.png").rename(home / "ss/rgb_0043.png")  # as SoMA's config wants it
+    assert card.pairs(tmp_path, "train")[0].label == home / "ss/rgb_0043.png"
+
+
+def test_acdc_layout(tmp_path: Path) -> None:
+    card, home = load_card("acdc"), tmp_path / "acdc"
+    for condition in ("fog", "night", "rain", "snow"):
+        for image, label in (
+            ("rgb_anon/{}/val/GOPR1/GOPR1_frame_1_rgb_anon.png", "val/GOPR1/GOPR1_frame_1"),
+            ("rgb_anon/{}/val_ref/GOPR1/GOPR1_frame_1_rgb_ref_anon.png", None),
+            ("rgb_anon/{}/test/GOPR2/GOPR2_frame_1_rgb_anon.png", None),
+        ):
+            kinds = ("labelTrainIds", "labelIds", "labelColor") if label else ()
+            labels = [f"gt/{condition}/{label}_gt_{kind}.png" for kind in kinds]
+            for file in (image.format(condition), *labels):
+                (home / file).parent.mkdir(parents=True, exist_ok=True)
+                (home / file).touch()
+    pairs = card.pairs(tmp_path, "val")
+    assert [pair.name for pair in pairs] == ["GOPR1_frame_1"] * 4
+    assert {pair.label.name for pair in pairs} == {"GOPR1_frame_1_gt_labelTrainIds.png"}
+    for condition in ("fog", "night", "rain", "snow"):
+        only = card.pairs(tmp_path, f"val_{condition}")
+        assert [condition in pair.image.parts for pair in only] == [True]
+        assert [condition in pair.label.parts for pair in only] == [True]
+    with pytest.raises(UserError, match="acdc has no split 'test'"):
+        card.pairs(tmp_path, "test")
+
+
+def test_folders_that_an_unpacker_left_in_the_names(tmp_path: Path) -> None:
+    card = load_card("synthia")
+    names = write_world(tmp_path, "synthia", count=2)
+    before, home = card.fingerprint(tmp_path, "train"), tmp_path / "synthia"
+    for file in [file for file in home.rglob("*.png")]:
+        file.rename(home / file.relative_to(home).as_posix().replace("/", "\\"))
+    shutil.rmtree(home / "RAND_CITYSCAPES")
+    assert [pair.name for pair in card.pairs(tmp_path, "train")] == names
+    assert card.fingerprint(tmp_path, "train") == before
+
+
+def write_cityscapes_names(root: Path, names: list[str]) -> None:
+    card = load_card("cityscapes")
+    for name in names:
+        for path in (card.image_path, card.label_path):
+            file = path(root, "train", name, city=name.split("_")[0])
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+
+
+def test_published_sixteenth_of_cityscapes(tmp_path: Path) -> None:
+    content = (cards.FOLDER / "cityscapes_train_1_16.txt").read_text()
+    names = content.split()
+    assert names == sorted(set(names))
+    assert len(names) == 186
+    # The first 186 of 2,975 by SHA-256 lie in the lowest sixteenth of its range, or little beyond.
+    highest = max(int(hashlib.sha256(name.encode()).hexdigest(), 16) for name in names)
+    assert highest / 2**256 == pytest.approx(1 / 16, abs=0.01)
+    write_cityscapes_names(tmp_path, [*names, "aachen_999999_000019", "ulm_999999_000019"])
+    card = load_card("cityscapes")
+    assert [pair.name for pair in card.pairs(tmp_path, "train_1_16")] == names
+    assert len(card.pairs(tmp_path, "train")) == 188
+    card.image_path(tmp_path, "train", names[3], city=names[3].split("_")[0]).unlink()
+    card.label_path(tmp_path, "train", names[3], city=names[3].split("_")[0]).unlink()
+    with pytest.raises(UserError, match=rf"names '{names[3]}', which is not there \(1 of 186"):
+        card.pairs(tmp_path, "train_1_16")
+
+
+def test_changed_list_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = load_card("cityscapes")
+    write_cityscapes_names(tmp_path, ["ulm_000000_000019"])
+    monkeypatch.setattr(cards, "FOLDER", tmp_path)
+    (tmp_path / "cityscapes_train_1_16.txt").write_text("ulm_000000_000019\n")
+    with pytest.raises(UserError, match="is not the list that its card names"):
+        card.pairs(tmp_path, "train_1_16")
+    (tmp_path / "cityscapes_train_1_16.txt").unlink()
+    with pytest.raises(UserError, match=r"cannot be read .*restore the published list"):
+        card.pairs(tmp_path, "train_1_16")
 
 
 def test_other_files_are_no_images(tmp_path: Path) -> None:
@@ -184,6 +298,14 @@ def test_fingerprint_follows_names_and_sizes(tmp_path: Path) -> None:
         (
             {"label": {"encoding": "gray_png", "classes": {"road": [1, 2]}, "void": [2]}},
             "must be distinct",
+        ),
+        (
+            {"variants": {"half": {"split": "trian", "count": 3, "source": "a"}}},
+            "variants.half: no split 'trian'",
+        ),
+        (
+            {"variants": {"all": {"split": "train", "count": 24966, "source": "a"}}},
+            "variants.all: has the count of its split",
         ),
     ],
 )

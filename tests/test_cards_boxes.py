@@ -205,6 +205,19 @@ def test_cityscapes_boxes(tmp_path: Path) -> None:
     assert card.listing(tmp_path, "val") is None
 
 
+@pytest.mark.parametrize("number", [1, 999])
+def test_every_label_id_as_an_instance(number: int, tmp_path: Path) -> None:
+    """Typed from cityscapesScripts: of the ids 0..33 these eight are instances that are scored."""
+    expected = {24: 0, 25: 1, 26: 2, 27: 3, 28: 4, 31: 5, 32: 6, 33: 7}
+    file, card = tmp_path / "a_gtFine_instanceIds.png", load_box_card("cityscapes_boxes")
+    for label_id in range(34):
+        for value in (label_id, 1000 * label_id + number):  # alone it is a group, or no thing
+            Image.fromarray(np.full((4, 6), value, np.uint16)).save(file)
+            found = reading.objects(cards.Pair("a", file, file), card).labels.tolist()
+            thing = label_id in expected and value >= 1000
+            assert found == ([expected[label_id]] if thing else []), value
+
+
 def test_density_of_fog_and_empty_images_are_named(tmp_path: Path) -> None:
     card, pattern = load_box_card("foggy_cityscapes"), "leftImg8bit_foggy/val/{city}/"
     pattern += "{name}_leftImg8bit_foggy_beta_{beta}.png"

@@ -59,6 +59,20 @@ def test_holdout_limit_and_empty_images(tmp_path: Path) -> None:
         learnt("keep", holdout=8)
 
 
+def test_excluded_images_and_halving(tmp_path: Path) -> None:
+    written = write_domain(tmp_path, count=3)
+    without = SOURCE.model_copy(update={"exclude": (written[1],)})
+    assert names(reading.training_pairs(without, tmp_path, "keep", "keep")) == written[::2]
+    assert names(reading.evaluation_pairs(without, tmp_path)) == written[::2]
+    halved = SOURCE.model_copy(update={"halve": "pixels"})
+    for pairs in (
+        lambda: reading.training_pairs(halved, tmp_path, "keep", "keep"),
+        lambda: reading.evaluation_pairs(halved, tmp_path),
+    ):
+        with pytest.raises(UserError, match="halve: boxes are never halved"):
+            pairs()
+
+
 def test_nothing_to_learn(tmp_path: Path) -> None:
     names_ = write_domain(tmp_path, count=2, empty=[0])
     label = SDGOD.path(tmp_path, SOURCE.split, "labels", name=names_[1])

@@ -10,9 +10,12 @@ from safetensors.torch import load_file
 
 from benchmarks.backbones import load_backbone
 from benchmarks.cards import load_card
+from benchmarks.cards_boxes import load_box_card
+from benchmarks.detection.reading import read_pair as read_boxes
 from benchmarks.errors import UserError
-from benchmarks.mini import pretrain, weather, worlds
+from benchmarks.mini import pretrain, small_worlds, weather, worlds
 from benchmarks.mini.scenes import sample_scene
+from benchmarks.mini.styles import cityscapes, gtav
 from benchmarks.mini.worlds import WORLDS, World, render_worlds, sample
 from benchmarks.protocol import load_protocol
 from benchmarks.segmentation.data import read_pair
@@ -25,6 +28,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worlds, "WORLDS", {d: World(w.split, 3) for d, w in WORLDS.items()})
     weathers = {d: weather.World(w.style, {"train": 1}) for d, w in weather.WORLDS.items()}
     monkeypatch.setattr(weather, "WORLDS", weathers)
+    monkeypatch.setattr(small_worlds, "IMAGES", 1)
 
 
 @pytest.mark.usefixtures("few")
@@ -68,9 +72,71 @@ def test_loaders_read_back_what_was_drawn(domain: str, tmp_path: Path) -> None:
     card = load_card(domain)
     pairs = card.pairs(root, WORLDS[domain].split)
     drawn = {scene.labels.tobytes() for scene, _ in (sample(domain, i) for i in range(3))}
-    read = [read_pair(pair, card.label_table()) for pair in pairs]
+    read = [read_pair(pair, card) for pair in pairs]
     assert {labels.astype(np.uint8).tobytes() for _, labels in read} == drawn
     assert {image.shape for image, _ in read} == {(96, 160, 3)}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four images of each set that no mini protocol uses."""
+    root = tmp_path_factory.mktemp("small")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(small_worlds, "IMAGES", 4)
+        small_worlds.render_all(root, seed=1)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("card_name", "split", "stream"),
+    [
+        ("synthia", "train", "synthia"),
+        ("urbansyn", "train", "urbansyn"),
+        ("acdc", "train", "acdc_train"),
+        ("acdc", "val", "acdc_val"),
+        ("cityscapes", "train", "cityscapes_train"),
+    ],
+)
+def test_loaders_read_back_the_small_worlds(
+    card_name: str, split: str, stream: str, small: Path
+) -> None:
+    card = load_card(card_name)
+    read = [read_pair(pair, card) for pair in card.pairs(small, split)]
+    scenes = [small_worlds.sample(stream, 1, index, gtav)[0] for index in range(4)]
+    assert {labels.tobytes() for _, labels in read} == {s.labels.tobytes() for s in scenes}
+    assert {image.shape for image, _ in read} == {(96, 160, 3)}
+
+
+def test_small_acdc_has_one_image_of_each_condition(small: Path) -> None:
+    card = load_card("acdc")
+    assert [len(card.pairs(small, f"val_{c}")) for c in ("fog", "night", "rain", "snow")] == [1] * 4
+
+
+def test_fog_thickens_and_keeps_scene_and_boxes(small: Path) -> None:
+    clear, foggy = load_box_card("cityscapes_boxes"), load_box_card("foggy_cityscapes")
+    scene, _ = small_worlds.sample("cityscapes_train", 1, 0, cityscapes)
+    levels = []
+    for pair in foggy.pairs(small, "train_all")[:3]:  # one picture, 0.005, 0.01 and 0.02 per metre
+        image, found = read_boxes(pair, foggy)
+        _, boxes = read_boxes(clear.pairs(small, "train")[0], clear)
+        np.testing.assert_array_equal(found.boxes, boxes.boxes)
+        levels.append(image.astype(float))
+    change = [np.abs(levels[more] - levels[0]).mean(axis=2) for more in (1, 2)]
+    far = (scene.depth > 20) & (scene.labels != 10)
+    assert 0 < change[0][far].mean() < change[1][far].mean()
+
+
+def test_boxes_of_the_written_instances_are_those_of_the_scene(small: Path) -> None:
+    card = load_box_card("cityscapes_boxes")
+    train_id = dict(zip((11, 12, 13, 14, 15, 16, 17, 18), range(8), strict=True))
+    for index, pair in enumerate(sorted(card.pairs(small, "train"), key=lambda p: p.name[-13:])):
+        scene, _ = small_worlds.sample("cityscapes_train", 1, index, cityscapes)
+        drawn = {(train_id[each["train_id"]], *each["box"]) for each in scene.boxes()}
+        _, found = read_boxes(pair, card)
+        assert drawn == {
+            (int(label), *map(int, box))
+            for label, box in zip(found.labels, found.boxes, strict=True)
+        }
 
 
 def test_every_class_occurs_often_enough_in_every_domain() -> None:

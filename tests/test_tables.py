@@ -15,12 +15,15 @@ from toy_records import (
     build,
     evaluation,
     row,
+    toy_protocol,
     toy_record,
     toy_records,
 )
 
 from benchmarks.errors import UserError
 from benchmarks.selection import select
+from benchmarks.table_notes import notes
+from benchmarks.table_spec import load_table
 from benchmarks.tables import Table
 from benchmarks.tables_format import render
 
@@ -154,6 +157,18 @@ def test_notes_list_what_differs_between_rows(tmp_path: Path) -> None:
     note = next(n for n in build(tmp_path).notes if n.startswith("recipe mode: controlled"))
     assert cell["recipe"]["backbone_lr"] == 0.003
     assert note.endswith("differences between rows: lora: backbone_lr 0.003, rank 2")
+
+
+def test_notes_name_halved_domains(tmp_path: Path) -> None:
+    protocol = toy_protocol()
+    city, bdd = protocol.targets
+    halved = [city.model_copy(update={"halve": "jpeg"}), bdd.model_copy(update={"halve": "pixels"})]
+    changed = protocol.model_copy(update={"targets": tuple(halved)})
+    lines = notes(changed, load_table("table1"), "controlled", ("last",), [], 0)
+    size = next(line for line in lines if line.startswith("test size"))
+    assert size.endswith(
+        "cityscapes 96x160 (halved first, as JPEG), bdd100k 90x160 (stretched) (halved first)"
+    )
 
 
 def test_selection_rules_are_pure_functions_of_the_evaluations() -> None:

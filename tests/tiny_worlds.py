@@ -1,5 +1,7 @@
 """Tiny data sets in the real layouts, and the protocol parts that read them."""
 
+import struct
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,16 +32,38 @@ BACKBONE = Backbone(
 
 
 def parts(card: Card) -> dict[str, str]:
-    return {"city": "zurich"} if card.name == "cityscapes" else {}
+    known = {
+        "cityscapes": {"city": "zurich"},
+        "acdc": {"condition": "fog", "sequence": "GOPR0475"},
+    }
+    return known.get(card.name, {})
+
+
+def write_rgb16(file: Path, channels: np.ndarray) -> None:
+    """Writes (H, W, 3) numbers as a 16-bit RGB PNG, by the letter of its specification."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checked = kind + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    height, width, _ = channels.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)  # 16 bits, colour type RGB
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in channels)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
 
 
 def write_label(card: Card, file: Path, train_ids: np.ndarray) -> None:
-    """Writes trainIds as the data set stores them, with a palette whose colours mislead."""
+    """Writes trainIds as the data set stores them, palette and other channels misleading."""
     lookup = np.array([card.native_id(t) if t in (*range(19), 255) else 0 for t in range(256)])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if card.label.encoding == "rgb16_png":
+        others = np.random.default_rng(7).integers(0, 65536, (2, *train_ids.shape))
+        write_rgb16(file, np.stack([lookup[train_ids], *others], axis=2))
+        return
     image = Image.fromarray(lookup[train_ids].astype(np.uint8))
     if card.label.encoding == "palette_png":
         image.putpalette(bytes(range(255, -1, -1)) * 3)
-    file.parent.mkdir(parents=True, exist_ok=True)
     image.save(file)
 
 

@@ -28,10 +28,10 @@ def training_pairs(domain: Domain, root: Path, difficult: Rule, empty: Rule) -> 
     reaches into what is held out.
 
     Raises:
-        UserError: see `BoxCard.pairs` and `objects`; nothing is left to train on.
+        UserError: see `BoxCard.pairs` and `objects`; nothing is left to train on; `halve` is set.
     """
     card = load_box_card(domain.card)
-    pairs = learnt(domain, split_pairs(card, root, domain.split), root / card.folder)
+    pairs = learnt(domain, _pairs(domain, card, root), root / card.folder)
     if empty == "drop":
         pairs = [pair for pair in pairs if learnable(objects(pair, card), difficult).any()]
     if not pairs:
@@ -46,10 +46,17 @@ def evaluation_pairs(domain: Domain, root: Path) -> list[Pair]:
     """Pairs that are scored: see `segmentation.reading.evaluation_pairs`.
 
     Raises:
-        UserError: see `BoxCard.pairs` and `objects`; fewer images than are held out.
+        UserError: see `BoxCard.pairs` and `objects`; fewer images than are held out; `halve` is
+            set.
     """
     card = load_box_card(domain.card)
-    return scored(domain, split_pairs(card, root, domain.split), root / card.folder)
+    return scored(domain, _pairs(domain, card, root), root / card.folder)
+
+
+def _pairs(domain: Domain, card: BoxCard, root: Path) -> list[Pair]:
+    if domain.halve:
+        raise UserError(f"{domain.domain}: halve: boxes are never halved; give a test size instead")
+    return split_pairs(card, root, domain.split)
 
 
 def split_pairs(card: BoxCard, root: Path, split: str) -> list[Pair]:

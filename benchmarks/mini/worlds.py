@@ -11,27 +11,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 from rich.progress import track
 
-from benchmarks.cards import IGNORE, Card, load_card
+from benchmarks.cards import IGNORE, load_card
 from benchmarks.errors import UserError
-from benchmarks.mini import annotations, weather
+from benchmarks.mini import annotations, small_worlds, weather
 from benchmarks.mini.appearance import render
 from benchmarks.mini.scenes import Scene, sample_scene
 from benchmarks.mini.styles import DOMAINS
+from benchmarks.mini.writers import PALETTE, write_pair
 
 SEED = 1
 MANIFEST = "manifest.json"
-PALETTE = np.array(  # the usual Cityscapes colours, for pictures of labels and for palette PNGs
-    [
-        *((128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153)),
-        *((153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152)),
-        *((70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70)),
-        *((0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32)),
-    ],
-    dtype=np.uint8,
-)
 
 
 @dataclass(frozen=True)
@@ -93,6 +84,7 @@ def _render_all(root: Path, seed: int, origin: dict) -> None:
         for domain in weather.WORLDS
         for split, images in weather.render_domain(root, domain, seed).items()
     }
+    small_worlds.render_all(root, seed)
     files = sorted(f for f in root.rglob("*") if f.is_file())
     manifest = {
         "origin": origin,
@@ -110,7 +102,7 @@ def renderer_hash() -> str:
     """SHA-256 over the source files that decide what a mini world looks like."""
     here = Path(__file__).parent
     names = ("canvas", "objects", "vehicles", "scenes", "styles", "appearance", "worlds")
-    names += ("annotations", "weather")
+    names += ("annotations", "weather", "writers", "small_worlds")
     return hashlib.sha256(b"".join((here / f"{n}.py").read_bytes() for n in names)).hexdigest()
 
 
@@ -139,40 +131,6 @@ def _file_name(domain: str, index: int) -> tuple[str, dict[str, str]]:
         city = ("frankfurt", "lindau", "munster")[index % 3]
         return f"{city}_{index:06d}_000019", {"city": city}
     return hashlib.md5(f"{domain}{index}".encode(), usedforsecurity=False).hexdigest()[:17], {}
-
-
-def write_pair(
-    card: Card,
-    root: Path,
-    split: str,
-    name: str,
-    image: np.ndarray,
-    labels: np.ndarray,
-    **parts: str,
-) -> None:
-    """Write an image (RGB) and its trainIds (255 void) as the data set of `card` stores them."""
-    picture, truth = (
-        card.image_path(root, split, name, **parts),
-        card.label_path(root, split, name, **parts),
-    )
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    truth.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(picture, quality=95)  # the quality matters for JPEG only
-    native = np.array(
-        [card.native_id(i) if i < len(card.classes) else card.native_id(IGNORE) for i in range(256)]
-    )
-    stored = Image.fromarray(native[labels].astype(np.uint8))
-    if card.label.encoding == "palette_png":
-        stored.putpalette(native_palette(card))
-    stored.save(truth)
-
-
-def native_palette(card: Card) -> list[int]:
-    """Colours of the label values of a palette PNG: class colours, black for void."""
-    colours = np.zeros((256, 3), dtype=np.uint8)
-    for value, train_id in card.label.to_train_id.items():
-        colours[value] = PALETTE[train_id]
-    return colours.ravel().tolist()
 
 
 def contact_sheet(out: Path, columns: int = 5, scale: int = 2) -> Path:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from benchmarks.cards import Pair, load_card
+from benchmarks.card_files import Pair
+from benchmarks.cards import Card, load_card
 from benchmarks.errors import UserError
 from benchmarks.loading import Order, loaded
 from benchmarks.protocol import Protocol
@@ -38,18 +39,18 @@ class TrainingSamples(Dataset):
         statistics: Input,
         seed: int,
     ) -> None:
-        self.pairs: list[tuple[Pair, np.ndarray]] = []
+        self.pairs: list[tuple[Pair, Card, Domain]] = []
         for source in sources:
-            table = load_card(source.card).label_table()
-            self.pairs += [(pair, table) for pair in training_pairs(source, root)]
+            card = load_card(source.card)
+            self.pairs += [(pair, card, source) for pair in training_pairs(source, root)]
         self.augment, self.statistics, self.seed = augment, statistics, seed
         self.index = Order(len(self.pairs), seed)
 
     def __getitem__(self, n: int) -> dict[str, np.ndarray] | UserError:
         """Sample n: image float32 (3, crop, crop), label int64 (crop, crop)."""
-        pair, table = self.pairs[self.index(n)]
+        pair, card, source = self.pairs[self.index(n)]
         try:
-            image, label = read_pair(pair, table)
+            image, label = read_pair(pair, card, source.halve)
         except UserError as error:
             return error
         rng = stream(self.seed, "augmentation", n)
@@ -77,12 +78,15 @@ def batches(protocol: Protocol, data_root: Path, seed: int, first: int = 0) -> I
 
 
 class EvaluationSamples(Dataset):
-    """The scored images of one domain, resized to its test size; ground truth is never resized."""
+    """The scored images of one domain, resized to its test size.
+
+    Ground truth keeps its size, which is half that of the file where the domain says so.
+    """
 
     def __init__(self, domain: Domain, root: Path, statistics: Input) -> None:
         self.domain, self.statistics = domain, statistics
         self.pairs = evaluation_pairs(domain, root)
-        self.table = load_card(domain.card).label_table()
+        self.card = load_card(domain.card)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -92,7 +96,7 @@ class EvaluationSamples(Dataset):
         """Image float32 (3, h, w) at test size; label uint8 (H, W) at its own; domain, name."""
         pair = self.pairs[index]
         try:
-            image, label = read_pair(pair, self.table)
+            image, label = read_pair(pair, self.card, self.domain.halve)
         except UserError as error:
             return error
         image = fit(image, self.domain.size, self.domain.keep_ratio)

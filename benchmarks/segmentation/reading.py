@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
+from PIL import Image
 
-from benchmarks.cards import OUTSIDE, Pair, load_card
+from benchmarks.card_files import Pair
+from benchmarks.cards import OUTSIDE, Card, load_card
 from benchmarks.errors import UserError
 from benchmarks.loading import decoded
 from benchmarks.protocol_parts import Domain
@@ -30,8 +34,9 @@ def learnt(domain: Domain, pairs: list[Pair], folder: Path) -> list[Pair]:
     """Those of all pairs of a domain that may be trained on; `folder` is where they lie.
 
     Raises:
-        UserError: nothing is left to train on.
+        UserError: an excluded pair is not there; nothing is left to train on.
     """
+    pairs = _not_excluded(domain, pairs)
     kept = pairs[: len(pairs) - domain.holdout] if len(pairs) > domain.holdout else []
     if not kept:
         raise UserError(
@@ -55,8 +60,9 @@ def scored(domain: Domain, pairs: list[Pair], folder: Path) -> list[Pair]:
     """Those of all pairs of a domain that are scored; `folder` is where they lie.
 
     Raises:
-        UserError: fewer images than are held out.
+        UserError: an excluded pair is not there; fewer images than are held out.
     """
+    pairs = _not_excluded(domain, pairs)
     if len(pairs) < domain.holdout:
         raise UserError(
             f"{domain.domain}: {len(pairs)} images are fewer than the {domain.holdout} held out; "
@@ -65,40 +71,84 @@ def scored(domain: Domain, pairs: list[Pair], folder: Path) -> list[Pair]:
     return pairs[len(pairs) - domain.holdout if domain.holdout else 0 :][: domain.limit]
 
 
-def read_pair(pair: Pair, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _not_excluded(domain: Domain, pairs: list[Pair]) -> list[Pair]:
+    unknown = sorted(set(domain.exclude) - {pair.name for pair in pairs})
+    if unknown:
+        raise UserError(
+            f"{domain.domain}: exclude: no pair of {domain.card} is called {unknown[0]!r}; correct "
+            "the list"
+        )
+    return [pair for pair in pairs if pair.name not in domain.exclude]
+
+
+def read_pair(
+    pair: Pair, card: Card, halve: Literal["pixels", "jpeg"] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Image RGB uint8 (H, W, 3) and label uint8 (H, W) in trainIds.
 
     Args:
         pair: the files.
-        table: value on disk -> trainId (`Card.label_table`).
+        card: of their data set.
+        halve: see `Domain.halve`.
 
     Raises:
-        UserError: unreadable or cut-off file, label that is no 8-bit index image, label value
-            outside the encoding, image and label of different size.
+        UserError: unreadable or cut-off file, label that is not stored as the card says, label
+            value outside the encoding, image and label of different size.
     """
-    image = np.asarray(decoded(pair.image, convert="RGB"))
-    # Pillow, not OpenCV: that one turns palette indices into colours and fills cut-off files.
-    indices = decoded(pair.label)
-    if indices.mode not in ("P", "L"):
-        raise UserError(
-            f"{pair.label}: holds colours or wide numbers (mode {indices.mode}), not 8-bit label "
-            "indices; restore the original file"
-        )
-    raw = np.asarray(indices)
-    label = table[raw]
+    image = decoded(pair.image, convert="RGB")
+    raw = label_values(pair.label, card)
+    # One entry more: wide numbers are clipped to it.
+    label = np.append(card.label_table(), np.uint8(OUTSIDE)).take(raw, mode="clip")
     if (label == OUTSIDE).any():
         unknown = sorted({int(value) for value in np.unique(raw[label == OUTSIDE])})
         raise UserError(
             f"{pair.label}: label values {unknown} are not in the encoding of its data set; "
             "restore the original file or correct the card"
         )
-    if image.shape[:2] != label.shape:
+    if image.size[::-1] != label.shape:
         raise UserError(
-            f"{pair.image}: is {image.shape[1]}x{image.shape[0]} pixels, its label "
+            f"{pair.image}: is {image.width}x{image.height} pixels, its label "
             f"{label.shape[1]}x{label.shape[0]} ({pair.label}); restore both files or leave this "
-            "pair out"
+            "pair out (`exclude` of the domain)"
         )
-    return image, label
+    if halve:
+        image, label = _halved(image, label, jpeg=halve == "jpeg")
+    return np.asarray(image), label
+
+
+def label_values(file: Path, card: Card) -> np.ndarray:
+    """The values that a label file holds, before they become trainIds: uint8 or uint16 (H, W).
+
+    Raises:
+        UserError: unreadable or cut-off file, or another kind of image than the card says.
+    """
+    # Pillow, not OpenCV: that one turns palette indices into colours and fills cut-off files.
+    image = decoded(file)
+    if card.label.encoding == "rgb16_png":
+        # But Pillow reduces 16-bit channels to 8 bits. OpenCV puts them in the order B, G, R.
+        channels = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        if channels is None or channels.dtype != np.uint16 or channels.ndim != 3:
+            raise UserError(
+                f"{file}: is no 16-bit PNG of several channels (mode {image.mode}); restore the "
+                "original file"
+            )
+        return channels[..., 2]
+    if image.mode not in ("P", "L"):
+        raise UserError(
+            f"{file}: holds colours or wide numbers (mode {image.mode}), not 8-bit label "
+            "indices; restore the original file"
+        )
+    return np.asarray(image)
+
+
+def _halved(image: Image.Image, label: np.ndarray, jpeg: bool) -> tuple[Image.Image, np.ndarray]:
+    """Both at half the size, as tools/convert_datasets/mapillary_resize.py of Rein describes it."""
+    size = (image.width // 2, image.height // 2)
+    image = image.resize(size, Image.Resampling.BICUBIC)
+    if jpeg:
+        image.save(buffer := BytesIO(), "JPEG")
+        image = Image.open(buffer).convert("RGB")
+    return image, np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
 
 
 def fit(image: np.ndarray, size: tuple[int, int] | None, keep_ratio: bool) -> np.ndarray:
