@@ -10,6 +10,8 @@ from pathlib import Path
 
 from benchmarks.errors import UserError
 
+CONVERTED = "_labelTrainIds"  # other toolkits write converted labels beside the originals
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -62,7 +64,7 @@ def matches(home: Path, pattern: str) -> dict[tuple[str, ...], Path]:
     # Some unpackers leave an archive's folders in the names of files: "RGB\\0001.png".
     for path in (*home.glob(glob.replace("/", "\\")), *home.glob(glob)):
         match = regex.fullmatch(inside(path, home))
-        if match:
+        if match and not match["name"].endswith(CONVERTED):
             found[tuple(match[field] for field in order)] = path
     return found
 

@@ -245,6 +245,14 @@ def test_other_files_are_no_images(tmp_path: Path) -> None:
     assert len(load_card("gtav").pairs(tmp_path, "train")) == 2
 
 
+@pytest.mark.parametrize("name", ["gtav", "synthia"])
+def test_labels_that_another_toolkit_converted_are_ignored(name: str, tmp_path: Path) -> None:
+    written = write_world(tmp_path, name, count=2)
+    for pair in load_card(name).pairs(tmp_path, "train"):
+        shutil.copy(pair.label, pair.label.with_name(f"{pair.name}_labelTrainIds.png"))
+    assert [pair.name for pair in load_card(name).pairs(tmp_path, "train")] == written
+
+
 def test_missing_root(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gtav: no such folder.*benchmarks mini"):
         load_card("gtav").pairs(tmp_path, "train")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from benchmarks.cards import Pair
+from benchmarks.card_files import Pair
 from benchmarks.cards_boxes import BoxCard, load_box_card
 from benchmarks.detection import augment as augmentation
 from benchmarks.detection.reading import evaluation_pairs, learnable, read_pair, training_pairs

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from benchmarks.cards import Pair
+from benchmarks.card_files import Pair
 from benchmarks.cards_boxes import BoxCard, load_box_card
 from benchmarks.detection import cityscapes, voc
 from benchmarks.detection.voc import Objects

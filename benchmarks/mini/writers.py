@@ -43,7 +43,8 @@ def write_pair(
     values = native_values(card)[labels]
     if card.label.encoding == "rgb16_png":
         # Pillow does not write 16-bit colours. OpenCV's order is B, G, R: the class comes last.
-        cv2.imwrite(str(truth), np.dstack([np.zeros((*values.shape, 2), np.uint16), values]))
+        channels = np.dstack([np.zeros((*values.shape, 2), np.uint16), values])
+        truth.write_bytes(cv2.imencode(".png", channels)[1].tobytes())
         return
     stored = Image.fromarray(values.astype(np.uint8))
     if card.label.encoding == "palette_png":
