@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import arguments, listing, method_commands
+from benchmarks import arguments, data_commands, listing, method_commands
 from benchmarks.arguments import (
     REFERENCE,
     RUNS,
@@ -185,6 +185,7 @@ app.command()(method_commands.compare)
 app.command()(method_commands.tune)
 app.command()(method_commands.export)
 app.command()(method_commands.pictures)
+app.command()(data_commands.verify)
 
 
 @app.command()

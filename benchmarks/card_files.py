@@ -22,7 +22,18 @@ class Pair:
     label: Path
 
 
-def paired(home: Path, images: str, labels: tuple[str, ...], title: str, access: str) -> list[Pair]:
+class Absent(UserError):
+    """A split is not there: its folder, its list, all of its images or labels are missing."""
+
+
+def paired(
+    home: Path,
+    images: str,
+    labels: tuple[str, ...],
+    title: str,
+    access: str,
+    faults: list[str] | None = None,
+) -> list[Pair]:
     """All files below `home` that fit the pattern of images, with what fits one of the labels'.
 
     Args:
@@ -31,23 +42,29 @@ def paired(home: Path, images: str, labels: tuple[str, ...], title: str, access:
         labels: patterns of the ground truth, one per layout.
         title: name of the data set, for messages.
         access: where it comes from, for messages.
+        faults: takes a line for each file without its counterpart, instead of an error.
 
     Raises:
-        UserError: no image, an image without label, a label without image.
+        Absent: no image or no label at all.
+        UserError: an image without label, a label without image.
     """
     found = matches(home, images)
-    if not found:
-        raise UserError(f"{home}: no image matches {images}; unpack {title} there ({access})")
     # A half-unpacked second layout must not hide the complete one.
     truth = max((matches(home, pattern) for pattern in labels), key=len)
+    for kind, have, patterns in (("image", found, (images,)), ("label", truth, labels)):
+        if not have:
+            wanted = " or ".join(patterns)
+            raise Absent(f"{home}: no {kind} matches {wanted}; unpack {title} there ({access})")
     for kind, have, others in (("label", found, truth), ("image", truth, found)):
         missing = sorted(have.keys() - others.keys())
-        if missing:
+        if faults is not None:
+            faults += [f"{have[key]}: has no {kind}; unpack the {kind}s again" for key in missing]
+        elif missing:
             raise UserError(
                 f"{have[missing[0]]}: has no {kind} ({len(missing)} of {len(have)} files lack "
                 f"theirs); unpack the {kind}s of {title} completely"
             )
-    return [Pair(key[0], found[key], truth[key]) for key in found]
+    return [Pair(key[0], found[key], truth[key]) for key in found if key in truth]
 
 
 def matches(home: Path, pattern: str) -> dict[tuple[str, ...], Path]:
@@ -95,17 +112,30 @@ def chosen(pairs: Iterable[Pair], names: Iterable[str], where: str) -> list[Pair
     """Those of the pairs that are named, in the order of the pairs.
 
     Raises:
-        UserError: a name that no pair bears; `where` opens the line.
+        Absent: no pair bears any of the names; `where` opens the line.
+        UserError: a name that no pair bears.
     """
     wanted = set(names)
     found = [pair for pair in pairs if pair.name in wanted]
     missing = sorted(wanted - {pair.name for pair in found})
     if missing:
-        raise UserError(
+        raise (UserError if found else Absent)(
             f"{where}: names {missing[0]!r}, which is not there ({len(missing)} of {len(wanted)} "
             "are not); unpack the data set completely or correct the list"
         )
     return found
+
+
+def size_of(file: Path) -> int:
+    """Bytes of a file.
+
+    Raises:
+        UserError: it is a broken link, or cannot be reached.
+    """
+    try:
+        return file.stat().st_size
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); unpack it again") from None
 
 
 def digest(lines: Iterable[str]) -> str:

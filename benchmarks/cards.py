@@ -6,6 +6,7 @@ labels become trainIds while they are read.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar
@@ -14,7 +15,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
 from benchmarks import yaml_files
-from benchmarks.card_files import Pair, chosen, digest, inside, listed, paired
+from benchmarks.card_files import Pair, chosen, digest, inside, listed, paired, size_of
 from benchmarks.errors import UserError, closest
 from benchmarks.yaml_files import Strict
 
@@ -140,6 +141,11 @@ class DataSet(Strict):
             raise UserError(f"{self.name} has no split {name!r}{closest(name, self.splits)}")
         return self.splits[name]
 
+    def editions(self, split: str) -> dict[str, int]:
+        """Known editions of a split -> number of images; the official one is "complete"."""
+        others = {name: each.count for name, each in self.variants.items() if each.split == split}
+        return {"complete": self.split(split).count} | others
+
 
 AnyCard = TypeVar("AnyCard", bound=DataSet)
 
@@ -181,25 +187,35 @@ class Card(DataSet):
         """Where the ground truth of an image lies, in the usual layout."""
         return root / self.folder / self.split(split).labels[0].format(name=name, **parts)
 
-    def pairs(self, root: Path, split: str) -> list[Pair]:
+    def pairs(self, root: Path, split: str, faults: list[str] | None = None) -> list[Pair]:
         """All images of a split with their labels, sorted by name.
 
+        Args:
+            root: the data root.
+            split: name of a split.
+            faults: takes a line for each file without its counterpart, instead of an error.
+
         Raises:
-            UserError: missing or empty folder, an image without label, a label without image, an
-                image of a published list that is not there.
+            Absent: no image or no label at all.
+            UserError: missing folder, an image without label, a label without image, an image of a
+                published list that is not there.
         """
         found = self.split(split)
-        pairs = paired(self.home(root), found.images, found.labels, self.title, self.access)
+        home, words = self.home(root), (self.title, self.access)
+        pairs = paired(home, found.images, found.labels, *words, faults=faults)
         if found.only is not None:
             file = FOLDER / found.only.file
             pairs = chosen(pairs, listed(file, found.only.sha256), f"{self.name}: {file}")
         return sorted(pairs, key=lambda pair: (pair.name, pair.image))
 
-    def fingerprint(self, root: Path, split: str) -> str:
-        """SHA-256 over the sorted lines "relative path:bytes" of a split's images and labels."""
+    def fingerprint(self, root: Path, split: str, of: Callable[[Path], object] = size_of) -> str:
+        """SHA-256 over the sorted lines "relative path:bytes" of a split's images and labels.
+
+        `of` gives what stands after the path, in place of the number of bytes.
+        """
         home = root / self.folder
         files = [file for pair in self.pairs(root, split) for file in (pair.image, pair.label)]
-        return digest(f"{inside(file, home)}:{file.stat().st_size}" for file in files)
+        return digest(f"{inside(file, home)}:{of(file)}" for file in files)
 
 
 def names() -> list[str]:

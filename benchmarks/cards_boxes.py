@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
-from benchmarks.card_files import Pair, digest, inside, matches, paired
-from benchmarks.cards import DataSet, Split, load_card
+from benchmarks import cards, yaml_files
+from benchmarks.card_files import Absent, Pair, digest, inside, matches, paired, size_of
+from benchmarks.cards import Card, DataSet, Split, load_card
 from benchmarks.errors import UserError
 from benchmarks.yaml_files import Strict
 
@@ -79,14 +81,21 @@ class BoxCard(DataSet):
         pattern = found.labels[0] if what == "labels" else getattr(found, what)
         return root / self.folder / pattern.format(folder=(*found.folder, "")[0], **parts)
 
-    def pairs(self, root: Path, split: str) -> list[Pair]:
+    def pairs(self, root: Path, split: str, faults: list[str] | None = None) -> list[Pair]:
         """All images of a split with their annotations, those without a box too, sorted by name.
 
         The name of an image of several levels of fog ends with its level.
 
+        Args:
+            root: the data root.
+            split: name of a split.
+            faults: takes a line for each file without its counterpart, instead of an error.
+
         Raises:
-            UserError: missing folder, two spellings of it, a list that is missing, empty or names
-                files that are not there, an image without annotation and the other way round.
+            Absent: missing folder of a domain, missing list, no image or no annotation at all.
+            UserError: missing folder of the data set, two spellings of a domain, a list that is
+                empty or names files that are not there, an image without annotation and the other
+                way round.
         """
         home, found = self.home(root), self.split(split)
         spelling = spelled(home, found.folder, self)
@@ -98,11 +107,11 @@ class BoxCard(DataSet):
                 level = f"_beta_{beta}" if beta else ""
                 pairs += [
                     Pair(pair.name + level, pair.image, pair.label)
-                    for pair in paired(home, images, labels, self.title, self.access)
+                    for pair in paired(home, images, labels, self.title, self.access, faults)
                 ]
             else:
                 file = home / _filled(found.list_file, folder=spelling)
-                pairs += _listed(file, home, images, labels, self)
+                pairs += _listed(file, home, images, labels, self.title, faults)
         return sorted(pairs, key=lambda pair: (pair.name, pair.image))
 
     def listing(self, root: Path, split: str) -> str | None:
@@ -118,11 +127,12 @@ class BoxCard(DataSet):
         usual = _filled(found.list_file, folder=(*found.folder, "")[0])
         return f"{usual} sha256:{hashlib.sha256(_content(file)).hexdigest()}"
 
-    def fingerprint(self, root: Path, split: str) -> str:
+    def fingerprint(self, root: Path, split: str, of: Callable[[Path], object] = size_of) -> str:
         """SHA-256 over the sorted lines "relative path:bytes" of images and annotations.
 
         Two more lines hold the list with its hash and the rule for images without a box. The folder
-        stands under its usual name, so that its spelling makes no difference.
+        stands under its usual name, so that its spelling makes no difference. `of` gives what
+        stands after the path, in place of the number of bytes.
         """
         home, found = self.home(root), self.split(split)
         here, usual = spelled(home, found.folder, self), (*found.folder, "")[0]
@@ -132,7 +142,7 @@ class BoxCard(DataSet):
             path = inside(file, home)
             if here:
                 path = usual + path.removeprefix(here)
-            lines.add(f"{path}:{file.stat().st_size}")
+            lines.add(f"{path}:{of(file)}")
         return digest(lines)
 
 
@@ -143,6 +153,17 @@ def load_box_card(name: str) -> BoxCard:
         UserError: see `cards.load_card`.
     """
     return load_card(name, BoxCard)
+
+
+def load_any_card(name: str) -> Card | BoxCard:
+    """The card `name`, of whichever kind.
+
+    Raises:
+        UserError: see `cards.load_card`.
+    """
+    known = name in cards.names()
+    boxes = known and BoxCard.holds in yaml_files.read(cards.FOLDER / f"{name}.yaml")
+    return load_card(name, BoxCard if boxes else Card)
 
 
 def spelled(home: Path, names: tuple[str, ...], card: DataSet) -> str:
@@ -158,7 +179,7 @@ def spelled(home: Path, names: tuple[str, ...], card: DataSet) -> str:
     wanted = {_plain(name) for name in names}
     found = [path for path in home.iterdir() if path.is_dir() and _plain(path.name) in wanted]
     if not found:
-        raise UserError(
+        raise Absent(
             f"{home / names[0]}: no such folder; unpack this domain of {card.title} there "
             f"({card.access})"
         )
@@ -186,13 +207,18 @@ def _content(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise UserError(
+        raise Absent(
             f"{file}: the list of images cannot be read ({error.strerror}); unpack ImageSets too"
         ) from None
 
 
 def _listed(
-    file: Path, home: Path, images: str, labels: tuple[str, ...], card: DataSet
+    file: Path,
+    home: Path,
+    images: str,
+    labels: tuple[str, ...],
+    title: str,
+    faults: list[str] | None,
 ) -> list[Pair]:
     """The pairs that a list names; a name that it repeats counts once."""
     try:
@@ -205,9 +231,12 @@ def _listed(
     truth = max((matches(home, pattern) for pattern in labels), key=len)
     for kind, have in (("image", found := matches(home, images)), ("annotation", truth)):
         missing = [name for name in names if (name,) not in have]
-        if missing:
+        if faults is not None:
+            faults += [f"{file}: {name!r} has no {kind}; unpack it again" for name in missing]
+        elif missing:
             raise UserError(
                 f"{file}: {len(missing)} of {len(names)} names have no {kind}, the first is "
-                f"{missing[0]!r}; unpack {card.title} completely or correct the list"
+                f"{missing[0]!r}; unpack {title} completely or correct the list"
             )
-    return [Pair(name, found[name,], truth[name,]) for name in names]
+    complete = found.keys() & truth.keys()
+    return [Pair(name, found[name,], truth[name,]) for name in names if (name,) in complete]

@@ -92,5 +92,5 @@ def decoded(file: Path, convert: str | None = None) -> Image.Image:
         with Image.open(file) as opened:
             opened.load()
             return opened.convert(convert) if convert else opened.copy()
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{file}: cannot be decoded ({error}); copy or unpack it again") from error

@@ -1,0 +1,234 @@
+"""Is a data set complete, readable and the one we mean? Files are read just as a run reads them."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from torch.utils.data import Dataset
+
+from benchmarks.card_files import Absent, Pair
+from benchmarks.cards import Card
+from benchmarks.cards_boxes import BoxCard
+from benchmarks.detection import reading as detection
+from benchmarks.errors import UserError
+from benchmarks.loading import loaded
+from benchmarks.mini.worlds import MANIFEST
+from benchmarks.segmentation import reading as segmentation
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an image and its ground truth hold, or why they cannot be used.
+
+    Attributes:
+        fault: one line, empty where all is well; nothing else is set then.
+        size: (height, width) of the image. counts: pixels or boxes of each class of the card.
+        mended: what is handled in memory (see `voc.Objects`).
+        digests: SHA-256 of image and ground truth.
+    """
+
+    fault: str = ""
+    size: tuple[int, int] = (0, 0)
+    counts: tuple[int, ...] = ()
+    mended: Counter = field(default_factory=Counter)
+    digests: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a split holds whose files are all sound.
+
+    Attributes:
+        images: how many belong to the split, after its rule for images without a box.
+        edition: which known edition has that many; "" for none.
+        counted: what `classes` counts of each class. sizes: "width x height" -> images.
+        empty: images without a pixel or box of any class. mended: see `Finding`.
+        listing: the list file with its hash, where the split has one.
+        fingerprint: what records carry. contents: the same, over the SHA-256 of every file in place
+            of its number of bytes.
+    """
+
+    images: int
+    edition: str
+    counted: Literal["pixels", "boxes"]
+    sizes: dict[str, int]
+    classes: dict[str, int]
+    empty: int
+    mended: dict[str, int]
+    listing: str | None
+    fingerprint: str
+    contents: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found.
+
+    Attributes:
+        faults: one line each. splits: split -> summary; none where a file is at fault.
+        absent: split -> why it was left out. images: how many were read, in so many seconds.
+    """
+
+    faults: list[str]
+    splits: dict[str, Summary]
+    absent: dict[str, str]
+    images: int
+    seconds: float
+
+
+def verify(
+    card: Card | BoxCard, root: Path, splits: tuple[str, ...], workers: int, partial: bool
+) -> Report:
+    """Read every file of some splits of a data set; a file of several splits is read once.
+
+    Args:
+        card: the data set.
+        root: the data root.
+        splits: names of splits.
+        workers: processes that read; 0 reads in this one.
+        partial: whether splits may be missing, or hold a number of images that no known edition
+            has. The rendered mini worlds always may.
+
+    Raises:
+        UserError: no such data set or split, none of the splits is there, a process was killed.
+    """
+    home, partial = card.home(root), partial or _rendered(root)
+    faults: list[str] = []
+    absent: dict[str, str] = {}
+    pairs: dict[str, list[Pair]] = {}
+    for split in splits:
+        card.split(split)
+        try:
+            pairs[split] = card.pairs(root, split, faults)
+        except Absent as error:
+            absent[split] = str(error)
+        except UserError as error:
+            faults.append(str(error))
+    if len(absent) == len(splits):
+        raise UserError(next(iter(absent.values())))
+    if not partial:
+        faults += absent.values()
+    started = time.perf_counter()
+    findings = _read(list(dict.fromkeys(chain(*pairs.values()))), card, workers)
+    seconds = time.perf_counter() - started
+    faults += [finding.fault for finding in findings.values() if finding.fault]
+    summaries = {}
+    for split, found in pairs.items() if not faults else ():
+        summaries[split] = _summary(card, root, split, {pair: findings[pair] for pair in found})
+    for split, summary in summaries.items() if not partial else ():
+        if not summary.edition:
+            known = ", ".join(f"{count:,} ({name})" for name, count in card.editions(split).items())
+            faults.append(
+                f"{home}: {split} has {summary.images:,} images, known are {known}; unpack the "
+                "rest, or accept them with --partial"
+            )
+    return Report(list(dict.fromkeys(faults)), summaries, absent, len(findings), seconds)
+
+
+def _rendered(root: Path) -> bool:
+    return (root / MANIFEST).is_file()
+
+
+def _read(pairs: list[Pair], card: Card | BoxCard, workers: int) -> dict[Pair, Finding]:
+    """Findings in the order of the pairs; a bar with the time left on a terminal."""
+    console = Console(stderr=True)
+    findings = track(
+        loaded(_Findings(pairs, card), range(len(pairs)), workers),
+        card.name,
+        total=len(pairs),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    try:
+        return dict(zip(pairs, findings, strict=True))
+    except RuntimeError as error:  # all that happens to a pair is in its finding
+        raise UserError(f"{card.name}: {error}; take fewer --workers") from None
+
+
+class _Findings(Dataset):
+    """The finding of each pair."""
+
+    def __init__(self, pairs: list[Pair], card: Card | BoxCard) -> None:
+        self.pairs, self.card = pairs, card
+
+    def __getitem__(self, index: int) -> Finding:
+        pair = self.pairs[index]
+        try:
+            return _finding(pair, self.card)
+        except UserError as error:
+            return Finding(str(error))
+        except Exception as error:  # noqa: BLE001 - broken files find gaps in decoders
+            line = f"{pair.image}: it or {pair.label} cannot be read ({error!r}); unpack both again"
+            return Finding(str(UserError(line)))
+
+
+def _finding(pair: Pair, card: Card | BoxCard) -> Finding:
+    digests = _digest(pair.image), _digest(pair.label)
+    if isinstance(card, BoxCard):
+        image, found = detection.read_pair(pair, card)
+        counts = np.bincount(found.labels, minlength=len(card.classes))
+        return Finding("", image.shape[:2], tuple(counts.tolist()), found.mended, digests)
+    image, label = segmentation.read_pair(pair, card)
+    counts = np.bincount(label.ravel(), minlength=256)[: len(card.classes)]
+    return Finding("", image.shape[:2], tuple(counts.tolist()), digests=digests)
+
+
+def _digest(file: Path) -> str:
+    """SHA-256 of a file. A decoder passes over some checksums inside a PNG: they are checked here.
+
+    Raises:
+        UserError: no regular file, not readable, no UTF-8 in its name, a PNG with wrong checksums.
+    """
+    if not file.is_file():  # a pipe would be waited for without end
+        raise UserError(f"{file}: is a broken link, a folder or no regular file; unpack it again")
+    try:
+        str(file).encode()
+        if file.suffix.lower() == ".png":
+            with Image.open(file) as opened:
+                opened.verify()
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except UnicodeEncodeError:
+        raise UserError(f"{file}: its name is not UTF-8; unpack it again") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); copy or unpack it again") from None
+
+
+def _summary(
+    card: Card | BoxCard, root: Path, split: str, findings: dict[Pair, Finding]
+) -> Summary:
+    found = findings.values()
+    empty = sum(not any(each.counts) for each in found)
+    boxes = isinstance(card, BoxCard)
+    dropped = empty if boxes and card.split(split).empty == "drop" else 0
+    images = len(findings) - dropped
+    editions = {count: name for name, count in card.editions(split).items()}
+    totals = np.sum([each.counts for each in found], axis=0)
+    digests = {
+        file: digest
+        for pair, each in findings.items()
+        for file, digest in zip((pair.image, pair.label), each.digests, strict=True)
+    }
+    return Summary(
+        images=images,
+        edition="rendered mini world" if _rendered(root) else editions.get(images, ""),
+        counted="boxes" if boxes else "pixels",
+        sizes=dict(Counter(f"{width}x{height}" for height, width in (f.size for f in found))),
+        classes=dict(zip(card.classes, totals.tolist(), strict=True)),
+        empty=empty,
+        mended=dict(sum((each.mended for each in found), Counter())),
+        listing=card.listing(root, split) if boxes else None,
+        fingerprint=card.fingerprint(root, split),
+        contents=card.fingerprint(root, split, digests.__getitem__),
+    )
