@@ -24,6 +24,7 @@ from benchmarks.arguments import (
     Seeds,
     Settings,
 )
+from benchmarks.download.command import download
 from benchmarks.environment import REPOSITORY
 from benchmarks.errors import UserError, closest
 from benchmarks.protocol import load_protocol
@@ -186,6 +187,7 @@ app.command()(method_commands.tune)
 app.command()(method_commands.export)
 app.command()(method_commands.pictures)
 app.command()(data_commands.verify)
+app.command()(download)
 
 
 @app.command()

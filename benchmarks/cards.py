@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from benchmarks import yaml_files
 from benchmarks.card_files import Pair, chosen, digest, inside, listed, paired, size_of
+from benchmarks.download.source import Source
 from benchmarks.errors import UserError, closest
 from benchmarks.yaml_files import Strict
 
@@ -107,6 +108,7 @@ class DataSet(Strict):
     splits: dict[str, Split]
     variants: dict[str, Variant] = Field(default_factory=dict)
     sources: tuple[str, ...]
+    download: tuple[Source, ...] = ()  # ways to get the files, the usual one first
 
     @model_validator(mode="after")
     def _variants_differ(self) -> DataSet:

@@ -1,0 +1,176 @@
+"""Unpacking an archive that somebody else made into an empty folder, and nothing outside it."""
+
+from __future__ import annotations
+
+import lzma
+import os
+import shutil
+import stat
+import subprocess
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO
+
+from benchmarks.errors import UserError
+
+SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".rar")
+DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,  # a compression that Python's zipfile does not know
+)
+# What lists the names in a rar, and what unpacks it into the working directory. None is asked for
+# a password, none overwrites.
+RAR_TOOLS = {
+    "unrar": (["unrar", "lb", "-p-"], ["unrar", "x", "-p-", "-o-", "-idq"]),
+    "unar": (["lsar"], ["unar", "-quiet", "-no-directory", "-force-skip"]),
+    "bsdtar": (["bsdtar", "-tf"], ["bsdtar", "-k", "-xf"]),
+}
+Report = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in an archive: where it belongs, its bytes, and how to read it."""
+
+    path: PurePosixPath
+    size: int
+    open: Callable[[], IO[bytes]]
+
+
+def unpack(archive: Path, folder: Path, report: Report) -> None:
+    """Unpack a zip, tar or rar into `folder`, which is empty; `report` hears of bytes written.
+
+    Nothing is written before all names are checked. Links, devices, encrypted files, files that
+    are there twice and paths out of the folder are refused, and so is what has no room. Of a rar
+    only the names are known before: its tool guards against links, what it wrote is checked after.
+
+    Raises:
+        UserError: the archive is damaged, hostile, of no known kind, or the disk is full.
+    """
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as opened:
+                _write(archive, list(_zip_members(archive, opened)), folder, report)
+        elif tarfile.is_tarfile(archive):
+            with tarfile.open(archive) as opened:
+                _write(archive, list(_tar_members(archive, opened)), folder, report)
+        elif _begins(archive, b"Rar!"):
+            _unpack_rar(archive, folder)
+        else:
+            page = "; it is a web page" if _begins(archive, b"<") else ""
+            raise UserError(f"{archive}: no zip, tar or rar{page}; fetch it again")
+    except DAMAGED as error:
+        raise UserError(f"{archive}: damaged ({error}); remove it and fetch it again") from None
+    except OSError as error:
+        why = error.strerror or f"damaged ({error})"
+        raise UserError(f"{archive}: cannot be unpacked: {why}; mend that and run again") from None
+
+
+def _begins(file: Path, start: bytes) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(64).lstrip().startswith(start)
+
+
+def _zip_members(archive: Path, opened: zipfile.ZipFile) -> Iterator[Member]:
+    for info in opened.infolist():
+        mode = stat.S_IFMT(info.external_attr >> 16)
+        if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise _refused(archive, info.filename, "is a link or a device")
+        if info.flag_bits & 1:
+            raise _refused(archive, info.filename, "is encrypted")
+        path = _inside(archive, info.filename)
+        if not info.is_dir():
+            yield Member(path, info.file_size, lambda info=info: opened.open(info))
+
+
+def _tar_members(archive: Path, opened: tarfile.TarFile) -> Iterator[Member]:
+    for info in opened:
+        if not (info.isreg() or info.isdir()):
+            raise _refused(archive, info.name, "is a link or a device")
+        path = _inside(archive, info.name)
+        if info.isreg():
+            yield Member(path, info.size, lambda info=info: opened.extractfile(info))
+
+
+def _inside(archive: Path, name: str) -> PurePosixPath:
+    """The relative path that a name in an archive stands for; some archivers write backslashes."""
+    if not name.isprintable():  # nor are bytes that are no UTF-8
+        raise _refused(archive, name, "is an unprintable name")
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or PureWindowsPath(name).drive:
+        raise _refused(archive, name, "would be written outside the folder")
+    return path
+
+
+def _refused(archive: Path, name: str, why: str) -> UserError:
+    return UserError(f"{archive}: {name!r} {why}; nothing was unpacked, get a clean archive")
+
+
+def _write(archive: Path, members: list[Member], folder: Path, report: Report) -> None:
+    _check_names(archive, [member.path for member in members])
+    needed, free = sum(member.size for member in members), shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{archive}: holds {needed / 1e9:.1f} GB, {folder} has room for {free / 1e9:.1f} GB; "
+            "nothing was unpacked, make room"
+        )
+    for member in members:
+        target = folder / member.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with member.open() as source, target.open("xb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+        if target.stat().st_size != member.size:
+            raise EOFError(f"{member.path} is not as long as it says")
+        report(member.size)
+
+
+def _check_names(archive: Path, paths: Iterable[PurePosixPath]) -> None:
+    files: set[PurePosixPath] = set()
+    for path in paths:
+        if path in files:
+            raise _refused(archive, str(path), "is there twice")
+        files.add(path)
+    for path in files:
+        if not files.isdisjoint(path.parents):
+            raise _refused(archive, str(path), "lies in a file")
+
+
+def _unpack_rar(archive: Path, folder: Path) -> None:
+    tool = next((tool for tool in RAR_TOOLS if shutil.which(tool)), None)
+    if tool is None:
+        raise UserError(
+            f"{archive}: nothing here opens rar archives; install one of {', '.join(RAR_TOOLS)} "
+            "and run the same command again"
+        )
+    listing, extracting = RAR_TOOLS[tool]
+    names = _output(archive, [*listing, str(archive.resolve())], folder)
+    for name in names.splitlines()[tool == "unar" :]:  # lsar's first line names the archive
+        _inside(archive, name)
+    _output(archive, [*extracting, str(archive.resolve())], folder)
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            _inside(archive, name)
+            mode = (Path(parent) / name).lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise _refused(archive, name, "is a link or a device")
+
+
+def _output(archive: Path, command: list[str], folder: Path) -> str:
+    done = subprocess.run(
+        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    if done.returncode:
+        words = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
+        raise UserError(
+            f"{archive}: {command[0]} ends with code {done.returncode}"
+            f"{': ' + words[-1] if words else ''}; fetch the archive again, or try another tool"
+        )
+    return done.stdout.decode(errors="replace")

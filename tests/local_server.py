@@ -1,0 +1,103 @@
+"""A web server on this machine that can misbehave in the ways that servers do."""
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Server:
+    """What it serves and how. Each request's path and range are kept in `requests`."""
+
+    url: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    status: dict[str, int] = field(default_factory=dict)  # name -> refusal
+    redirect: dict[str, str] = field(default_factory=dict)  # name -> where it is now
+    etag: str = '"1"'
+    ranges: bool = True
+    cuts: int = 0  # so many answers end after half of their bytes
+    busy: int = 0  # so many answers are "503"
+    pause: float = 0.0  # seconds between pieces of 10,000 bytes
+    requests: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def ranges_asked(self) -> list[str]:
+        """Ranges of the requests for more than the first byte."""
+        return [wanted for _, wanted in self.requests if wanted != "bytes=0-0"]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    served: Server
+
+    def do_GET(self) -> None:
+        name, served = self.path.partition("?")[0].lstrip("/"), self.served
+        wanted = self.headers.get("Range", "")
+        served.requests.append((name, wanted))
+        if served.busy > 0:
+            served.busy -= 1
+            return self._refuse(503)
+        if name in served.redirect:
+            self.send_response(302)
+            self.send_header("Location", served.redirect[name])
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
+        if name in served.status or name not in served.files:
+            return self._refuse(served.status.get(name, 404))
+        body = served.files[name]
+        first, last, status = 0, len(body) - 1, 200
+        if wanted and served.ranges:
+            first, last = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", wanted).groups())
+            if first >= len(body):
+                return self._refuse(416)
+            last, status = min(last, len(body) - 1), 206
+        self.send_response(status)
+        if served.etag:
+            self.send_header("ETag", served.etag)
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(body)}")
+        part = body[first : last + 1]
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        if served.cuts > 0 and len(part) > 1:
+            served.cuts -= 1
+            self.wfile.write(part[: len(part) // 2])
+            self.close_connection = True
+            return None
+        for start in range(0, len(part), 10_000):
+            time.sleep(served.pause)
+            self.wfile.write(part[start : start + 10_000])
+        return None
+
+    def _refuse(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except ConnectionError:  # the client went away
+            self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def local_server(**settings: object) -> Iterator[Server]:
+    """A running server with these settings."""
+    served = Server(**settings)
+    handler = type("Handler", (_Handler,), {"served": served})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        served.url = f"http://127.0.0.1:{server.server_port}/"
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        yield served
+        server.shutdown()
+        thread.join()
