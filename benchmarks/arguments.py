@@ -49,14 +49,16 @@ def announce(protocol: Protocol) -> None:
 
 
 def fingerprints(protocol: Protocol, data_root: Path) -> dict[str, str]:
-    """Fingerprint of every domain that a protocol reads.
+    """Fingerprint of every domain that a protocol reads, and of weights without a stated hash.
 
     Raises:
-        UserError: a data set is missing or incomplete.
+        UserError: a data set is missing or incomplete, or weights cannot be fetched.
     """
-    from benchmarks.run import TASKS  # brings torch
+    from benchmarks.backbones import fingerprint
+    from benchmarks.run import TASKS  # brings torch, as do the backbones
 
-    return importlib.import_module(TASKS[protocol.task]).fingerprints(protocol, data_root)
+    task = importlib.import_module(TASKS[protocol.task])
+    return task.fingerprints(protocol, data_root) | fingerprint(protocol.backbone)
 
 
 def placements(protocol: Protocol, asked: str) -> tuple[str, ...]:

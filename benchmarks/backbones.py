@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import timm
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from timm.models import load_state_dict
 from torch import nn
 
+from benchmarks import weights
 from benchmarks.errors import UserError
-from benchmarks.protocol_parts import Backbone
+from benchmarks.protocol_parts import HUB, RANDOM, Backbone
 from soma.backbone import split_qkv
 
 FOLDER = Path(__file__).resolve().parent
-RANDOM = "random"
+BACKBONE = "backbone"  # among the fingerprints of a record: its weights, stated nowhere else
+# What torch, timm and safetensors raise for a file of something else.
+_NO_FIT = (
+    *(SafetensorError, RuntimeError, EOFError, OSError),
+    *(AttributeError, KeyError, TypeError, ValueError),
+)
 
 
 def load_backbone(spec: Backbone) -> nn.Module:
@@ -32,11 +37,22 @@ def load_backbone(spec: Backbone) -> nn.Module:
     if spec.weights == RANDOM:
         vit.weights_sha256 = RANDOM
     else:
-        file = FOLDER / spec.weights
+        file = _file(spec)
         vit.weights_sha256 = _checked(file, spec.sha256)
-        _load(vit, file, spec.name)
+        _load(vit, file, spec)
     split_qkv(vit)
     return vit
+
+
+def fingerprint(spec: Backbone) -> dict[str, str]:
+    """{BACKBONE: hash of the weights} where the protocol states none, so that a record does.
+
+    Raises:
+        UserError: the weights cannot be fetched.
+    """
+    if spec.weights == RANDOM or spec.sha256 is not None:
+        return {}
+    return {BACKBONE: weights.hash_of(_file(spec))}
 
 
 def _build(spec: Backbone) -> nn.Module:
@@ -53,28 +69,29 @@ def _build(spec: Backbone) -> nn.Module:
         ) from error
 
 
+def _file(spec: Backbone) -> Path:
+    return weights.from_hub(spec.name) if spec.weights == HUB else FOLDER / spec.weights
+
+
 def _checked(file: Path, expected: str | None) -> str:
-    try:
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
+    found = weights.hash_of(file)
+    if expected not in (None, found):
         raise UserError(
-            f"{file}: backbone weights cannot be read ({error.strerror}); restore the file, or "
-            "make the mini backbone with: python -m benchmarks mini pretrain"
-        ) from error
-    if found != expected:
-        raise UserError(
-            f"{file}: its SHA-256 is {found[:16]}..., the protocol wants {str(expected)[:16]}...; "
+            f"{file}: its SHA-256 is {found[:16]}..., the protocol wants {expected[:16]}...; "
             "restore the file, or write the new hash into the protocol and raise its version"
         )
     return found
 
 
-def _load(vit: nn.Module, file: Path, name: str) -> None:
+def _load(vit: nn.Module, file: Path, spec: Backbone) -> None:
+    """Every tensor has to come from the file: none stays random because a name differs."""
     try:
-        vit.load_state_dict(load_file(file), strict=True)
-    except (RuntimeError, SafetensorError) as error:
+        state = load_state_dict(str(file), use_ema=False)  # never unpickles objects
+        if spec.resize is not None:
+            state = weights.fitted(state, vit, spec.resize)
+        vit.load_state_dict(state, strict=True)
+    except _NO_FIT as error:
         raise UserError(
-            f"{file}: does not hold the weights of {name} with these arguments ({error}); correct "
-            "backbone.args of the protocol"
+            f"{file}: does not hold the weights of {spec.name} with these arguments ({error}); "
+            "correct backbone.args or backbone.resize of the protocol"
         ) from error

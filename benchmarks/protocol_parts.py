@@ -11,6 +11,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+RANDOM, HUB = "random", "hub"  # weights of a backbone that are no file of the user
 
 
 def _is_start(value: int | float) -> int | float:
@@ -28,8 +29,13 @@ class Backbone(Strict):
 
     Attributes:
         name: timm model name. args: keyword arguments of `timm.create_model`.
-        weights: file, relative to `benchmarks/` or absolute, or "random". sha256: of that file.
+        weights: file, relative to `benchmarks/` or absolute; "hub": the one that timm names for
+            the model; or "random". sha256: of that file. That of the hub's may be left out: what
+            was found goes into every record.
         features: block indices, counted from 0, whose outputs the head reads, fine to coarse.
+        resize: how weights released in another layout of names, patch or image size become those
+            of the model: "converter" as Rein and SoMA do, "timm" as timm does (see
+            `weights.fitted`). Without, the file has timm's names and the model's sizes.
     """
 
     name: str
@@ -37,10 +43,11 @@ class Backbone(Strict):
     weights: str
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     features: tuple[Index, ...]
+    resize: Literal["converter", "timm"] | None = later(None)
 
     @model_validator(mode="after")
     def _hash_is_stated(self) -> "Backbone":
-        if self.weights != "random" and self.sha256 is None:
+        if self.weights not in (RANDOM, HUB) and self.sha256 is None:
             raise ValueError("sha256 is required with weights; without, no run is reproducible")
         return self
 

@@ -76,8 +76,8 @@ class Record(_Part):
 
     Attributes:
         cell: the resolved cell. digest: its SHA-256. recipe: recipe mode. reason: one line, for
-            every status but done. data: domain -> fingerprint. losses: a few points.
-        budget: the trials that chose the recipe, if any did.
+            every status but done. data: domain -> fingerprint, and that of weights without a stated
+            hash. losses: a few points. budget: the trials that chose the recipe, if any did.
     """
 
     schema_version: Literal[1] = 1

@@ -16,11 +16,13 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from benchmarks import outcome
+from benchmarks.backbones import BACKBONE
 from benchmarks.cell import Cell
 from benchmarks.checkpoint import Checkpoint
 from benchmarks.errors import UserError
 from benchmarks.memory import PeakMemory
 from benchmarks.protocol import Protocol
+from benchmarks.protocol_parts import RANDOM
 from benchmarks.recipe import make_optimizer, resolve_decay_schedule
 from benchmarks.record import Cost, Record, record_of
 from benchmarks.seeding import torch_seed
@@ -130,7 +132,7 @@ def build(cell: Cell, task: ModuleType) -> Adapted:
     """
     torch.manual_seed(torch_seed(cell.seed, "initialisation"))
     model = task.build(cell.protocol)
-    _assert_pretrained(model.backbone, cell.protocol)
+    _assert_pretrained(model.backbone, cell)
     known = {name for name, _ in model.backbone.named_parameters()}
     torch.manual_seed(torch_seed(cell.seed, "initialisation", 1))
     started = time.perf_counter()
@@ -148,13 +150,13 @@ def build(cell: Cell, task: ModuleType) -> Adapted:
     return Adapted(model, method, rules, seconds)
 
 
-def _assert_pretrained(backbone: nn.Module, protocol: Protocol) -> None:
+def _assert_pretrained(backbone: nn.Module, cell: Cell) -> None:
     """Decomposing a backbone before its weights are loaded gives factors of random numbers."""
-    spec = protocol.backbone
-    expected = "random" if spec.weights == "random" else spec.sha256
+    spec = cell.protocol.backbone
+    expected = RANDOM if spec.weights == RANDOM else spec.sha256 or cell.data[BACKBONE]
     found = getattr(backbone, "weights_sha256", None)
     assert found == expected, (
-        f"{protocol.name}: the backbone holds weights {found} where {expected} are expected; "
+        f"{cell.protocol.name}: the backbone holds weights {found} where {expected} are expected; "
         "they have to be loaded before a method adapts it"
     )
 

@@ -7,10 +7,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from benchmarks import method_names
-from benchmarks.backbones import RANDOM, load_backbone
+from benchmarks.backbones import BACKBONE, load_backbone
 from benchmarks.cell import make_method, method_semantics, protocol_semantics
 from benchmarks.errors import UserError
 from benchmarks.protocol import load_protocol
+from benchmarks.protocol_parts import RANDOM
 from benchmarks.record import Record
 from soma.checkpoint import load_adapter
 from soma.method import Method
@@ -56,7 +57,8 @@ def load_trained(path: Path, protocol: str = "", method: str = "") -> Trained:
         then = record.cell["method"].get(key)
         if then != now.get(key):
             raise UserError(f"{path}: recorded with other {words} ({then}, not {now.get(key)})")
-    vit = load_backbone(held_fixed.backbone)
+    stated = {"sha256": record.data[BACKBONE]} if BACKBONE in record.data else {}
+    vit = load_backbone(held_fixed.backbone.model_copy(update=stated))
     plain = {name: value.clone() for name, value in vit.state_dict().items()}
     try:
         placed = load_adapter(made, vit, weights)

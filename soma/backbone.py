@@ -112,23 +112,23 @@ def split_qkv(vit: nn.Module) -> None:
 
     A low-rank update of the fused 3d x d matrix shares one input factor among q, k and v, and the
     loudest of the three owns its leading singular directions (SoMA's conversion script splits too).
-    A backbone that is split already, or has three projections of its own, stays as it is.
-
-    Raises:
-        NotApplicable: the biases of q and v lie outside the fused linear (first EVA models).
+    A backbone that is split already, or has three projections of its own, stays as it is. Biases of
+    q and v that lie beside the fused linear (EVA, BEiT: k has none) move into the parts.
     """
-    for index, block in enumerate(vit.blocks):
+    for block in vit.blocks:
         fused = getattr(block.attn, "qkv", None)
         if not isinstance(fused, nn.Linear):
             continue
+        parts = [linear_of(each.clone(), None, fused) for each in fused.weight.detach().chunk(3)]
+        biases: tuple[nn.Parameter | None, ...] = (None,) * 3
         if getattr(block.attn, "q_bias", None) is not None:
-            raise NotApplicable(f"blocks.{index}.attn keeps its biases apart from qkv: no split")
-        weights = fused.weight.detach().chunk(3)
-        biases = (None,) * 3 if fused.bias is None else fused.bias.detach().chunk(3)
-        parts = [
-            linear_of(weight.clone(), None if bias is None else bias.clone(), like=fused)
-            for weight, bias in zip(weights, biases, strict=True)
-        ]
+            biases = block.attn.q_bias, None, block.attn.v_bias
+            block.attn.q_bias = block.attn.v_bias = None
+        elif fused.bias is not None:
+            learns, values = fused.bias.requires_grad, fused.bias.detach().chunk(3)
+            biases = tuple(nn.Parameter(value.clone(), requires_grad=learns) for value in values)
+        for part, bias in zip(parts, biases, strict=True):
+            part.bias = bias
         block.attn.qkv = SplitQKV(*parts)
 
 
@@ -146,8 +146,11 @@ def merge_qkv(vit: nn.Module) -> None:
         if any(type(part) is not nn.Linear for part in parts):
             raise ValueError(f"blocks.{index}.attn.qkv carries an adapter: fold it before merging")
         weight = torch.cat([part.weight.detach() for part in parts])
-        biased = split.q.bias is not None
-        bias = torch.cat([part.bias.detach() for part in parts]) if biased else None
+        bias = None
+        if split.k.bias is not None:
+            bias = torch.cat([part.bias.detach() for part in parts])
+        elif split.q.bias is not None:
+            block.attn.q_bias, block.attn.v_bias = split.q.bias, split.v.bias
         block.attn.qkv = linear_of(weight, bias, like=split.q)
 
 

@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -8,7 +8,8 @@ from toy_task import FakeTask, Net, cell_of
 
 from baselines import METHODS
 from benchmarks import run
-from benchmarks.backbones import load_backbone
+from benchmarks.backbones import BACKBONE, load_backbone
+from benchmarks.protocol_parts import HUB
 from soma.method import Method, adapt
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,6 +41,21 @@ def test_other_weights_than_the_protocols_are_refused(task, monkeypatch):
     monkeypatch.setattr(FakeTask, "build", other)
     with pytest.raises(AssertionError, match="holds weights 0000"):
         run.build(cell_of(), task)
+
+
+def test_weights_without_a_stated_hash_are_those_of_the_cell(task, monkeypatch):
+    def from_hub(self, protocol):
+        model = Net(load_backbone(cell_of().protocol.backbone))
+        model.backbone.weights_sha256 = "1" * 64
+        return model
+
+    monkeypatch.setattr(FakeTask, "build", from_hub)
+    cell = cell_of()
+    backbone = cell.protocol.backbone.model_copy(update={"weights": HUB})
+    cell = replace(cell, protocol=cell.protocol.model_copy(update={"backbone": backbone}))
+    run.build(cell.reading({BACKBONE: "1" * 64}), task)
+    with pytest.raises(AssertionError, match=r"holds weights 1111.* where 2222"):
+        run.build(cell.reading({BACKBONE: "2" * 64}), task)
 
 
 def test_the_head_starts_from_the_same_values_under_every_method(task):

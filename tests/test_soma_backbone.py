@@ -103,12 +103,37 @@ def test_prefix_tokens_need_a_token_sequence(small_vit: Build) -> None:
         prefix_tokens(nn.Linear(1, 1))
 
 
-def test_eva_projections_have_roles_and_a_fused_one_is_refused() -> None:
-    options = {"img_size": 28, "embed_dim": 24, "depth": 1, "num_heads": 2, "num_classes": 0}
-    vit = timm.create_model("eva02_large_patch14_224", **options)
+EVA = {"img_size": 28, "embed_dim": 24, "depth": 1, "num_heads": 2, "num_classes": 0}
+
+
+def test_eva_projections_have_roles() -> None:
+    vit = timm.create_model("eva02_large_patch14_224", **EVA)
     split_qkv(vit)  # nothing to do
     roles = [role for _, _, role, _ in linears(vit)]
     assert roles == ["q", "k", "v", "proj", "fc1", "fc1", "fc2"]
-    fused = timm.create_model("eva02_tiny_patch14_224", **options)
-    with pytest.raises(NotApplicable, match="biases apart"):
-        split_qkv(fused)
+
+
+@pytest.mark.parametrize("name", ["eva02_tiny_patch14_224", "beit_base_patch16_224"])
+def test_biases_beside_the_fused_linear_move_into_the_parts(name: str) -> None:
+    torch.manual_seed(0)
+    vit = timm.create_model(name, **EVA | {"img_size": 32, "patch_size": 16}).eval()
+    with torch.no_grad():
+        for parameter in vit.parameters():
+            parameter.normal_(std=0.2)
+    vit.blocks[0].attn.v_bias.requires_grad_(False)
+    before = {key: value.clone() for key, value in vit.state_dict().items()}
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = vit(images)
+        split_qkv(vit)
+        assert (vit(images) - expected).abs().max() <= 1e-5
+    q, k, v = vit.blocks[0].attn.qkv.children()
+    assert torch.equal(q.bias, before["blocks.0.attn.q_bias"])
+    assert k.bias is None
+    assert torch.equal(v.bias, before["blocks.0.attn.v_bias"])
+    assert (q.bias.requires_grad, v.bias.requires_grad) == (True, False)
+    assert not any("q_bias" in key or "v_bias" in key for key in vit.state_dict())
+    merge_qkv(vit)
+    after = vit.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[key], value) for key, value in before.items())
