@@ -22,6 +22,7 @@ class DuDe(LowRank):
         "5d602fd with the initialisation pissa and use_dora"
     )
     subtract: ClassVar[bool] = True
+    draws: ClassVar[bool] = False
     magnitude: ClassVar[bool] = True
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:

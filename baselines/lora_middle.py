@@ -23,6 +23,7 @@ class LoRAMiddle(LowRank):
 
     source: ClassVar[str] = "Least but not Last, arXiv 2602.03493 (abstract; no code was available)"
     subtract: ClassVar[bool] = True
+    draws: ClassVar[bool] = False
 
     component_start: int | float = 0.5
 

@@ -19,6 +19,7 @@ class MiCA(LowRank):
 
     source: ClassVar[str] = "MiCA, arXiv 2604.01694; github.com/huggingface/peft, commit 5d602fd"
     frozen: ClassVar[frozenset[str]] = frozenset({"b"})
+    draws: ClassVar[bool] = False
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """A zero, B the trailing columns of U."""

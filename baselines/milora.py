@@ -21,6 +21,7 @@ class MiLoRA(LowRank):
         "MiLoRA, arXiv 2406.09044; github.com/sufenlp/MiLoRA, commit 4740756, mode min"
     )
     subtract: ClassVar[bool] = True
+    draws: ClassVar[bool] = False
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The trailing singular components."""

@@ -18,6 +18,7 @@ class PiSSA(LowRank):
 
     source: ClassVar[str] = "PiSSA, arXiv 2404.02948; github.com/huggingface/peft, commit 5d602fd"
     subtract: ClassVar[bool] = True
+    draws: ClassVar[bool] = False
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The leading singular components."""

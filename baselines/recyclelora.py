@@ -34,6 +34,7 @@ class RecycleLoRA(LowRank):
     )
     subtract: ClassVar[bool] = True
     frozen: ClassVar[frozenset[str]] = frozenset({"core"})
+    draws: ClassVar[bool] = False
 
     rank: int = 36
     alpha: float = 1.0

@@ -24,6 +24,7 @@ class SoMARelease(SoMA):
     )
     exact_start: ClassVar[bool] = False
     subtract: ClassVar[bool] = False
+    draws: ClassVar[bool] = True
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Singular components of a random weight of the same shape."""

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import arguments, data_commands, listing, method_commands
+from benchmarks import arguments, bench_commands, data_commands, listing, method_commands
 from benchmarks.arguments import (
     REFERENCE,
     RUNS,
@@ -188,14 +188,7 @@ app.command()(method_commands.export)
 app.command()(method_commands.pictures)
 app.command()(data_commands.verify)
 app.command()(download)
-
-
-@app.command()
-def bench(data_root: Annotated[Path, typer.Option()] = REPOSITORY / "data" / "mini") -> None:
-    """Measure rendering, a training step and evaluation on the mini worlds in DATA_ROOT."""
-    from benchmarks import bench as benchmark
-
-    benchmark.main(data_root)
+app.add_typer(bench_commands.bench, name="bench")
 
 
 @mini.command()

@@ -209,7 +209,7 @@ def _digest(*tensors: Tensor, note: str = "") -> str:
     digest = hashlib.sha256(note.encode())
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(tensor.contiguous().numpy())  # read in place, other threads running
     return digest.hexdigest()
 
 

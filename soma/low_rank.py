@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 from soma.backbone import linear_of, linears, parameter_role, replace_module
 from soma.method import Method, NotApplicable
+from soma.threads import side_by_side
 
 SIX_TARGETS = ("q", "k", "v", "proj", "fc1", "fc2")
 # Rows shorter than this count as this long: an all-zero row would divide zero by zero.
@@ -136,6 +138,7 @@ class LowRank(Method):
         subtract: the starting update is taken out of the frozen weight.
         magnitude: a length per output row learns too (DoRA), with `detach_norm` as in the layer.
         frozen: which of "a", "b", "core" do not learn. A method with a core overrides `core`.
+        draws: `factors` or `core` draw random numbers; else layers are made side by side.
         rank: r, directions per linear.
         alpha: the update is scaled by alpha / rank.
         targets: roles of the adapted linears: q, k, v, proj, fc1, fc2.
@@ -149,6 +152,7 @@ class LowRank(Method):
     magnitude: ClassVar[bool] = False
     detach_norm: ClassVar[bool] = True
     frozen: ClassVar[frozenset[str]] = frozenset()
+    draws: ClassVar[bool] = True
 
     rank: int = 16
     alpha: float = 16.0
@@ -218,8 +222,10 @@ class LowRank(Method):
             raise NotApplicable(f"no linear for the targets {', '.join(missing)}{hint}")
         if any(isinstance(linear, LowRankLinear) for _, linear in chosen):
             raise ValueError("the backbone is adapted already; start from a fresh one")
-        for name, linear in chosen:
-            replace_module(vit, name, self.layer(linear, empty=empty))
+        each = map if self.draws else side_by_side
+        layers = each(partial(self.layer, empty=empty), [linear for _, linear in chosen])
+        for (name, _), layer in zip(chosen, layers, strict=True):
+            replace_module(vit, name, layer)
 
     def trains(self, name: str) -> bool:
         """The biases of the target linears, if they are to learn."""

@@ -31,6 +31,11 @@ class SoMA(LowRank):
     train_bias: bool = True
     annealed_decay: bool = True
 
+    @property
+    def draws(self) -> bool:
+        """Only which components, where they are random."""
+        return self.components == "random"
+
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Singular components of the pretrained weight."""
         return svd_factors(weight, self.rank, self.components, self.scale)

@@ -11,6 +11,7 @@ from soma.backbone import linear_of, linears, replace_module
 from soma.initialise import Triplets, singular_triplets
 from soma.low_rank import SIX_TARGETS
 from soma.method import Method, NotApplicable
+from soma.threads import side_by_side
 
 Relu = Literal["none", "diagonal", "full"]
 
@@ -178,9 +179,12 @@ class Spectral(Method):
             raise NotApplicable(f"no linear for the targets {', '.join(missing)}{hint}")
         if any(type(linear) is not nn.Linear for _, _, linear in chosen):
             raise ValueError("the backbone is adapted already; start from a fresh one")
-        for name, _, linear in chosen:
-            weight = linear.weight.detach()
-            triplets = _triplets(weight, self.components(min(weight.shape)), empty=empty)
+        weights = [linear.weight.detach() for _, _, linear in chosen]
+        splits = side_by_side(
+            lambda weight: _triplets(weight, self.components(min(weight.shape)), empty=empty),
+            weights,
+        )
+        for (name, _, linear), triplets in zip(chosen, splits, strict=True):
             replace_module(vit, name, self.layer(linear, triplets))
 
     def trains(self, name: str) -> bool:
