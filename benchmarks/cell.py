@@ -124,7 +124,7 @@ def make_cell(
     fields = protocol.changes_for(method, mode).fields | changes.get("method", {})
     if "start_block" in changes.get("method", {}):
         raise UserError("--set method.start_block: the placement decides it; use --placement")
-    fields["start_block"] = protocol.placements[placement]
+    fields.setdefault("start_block", protocol.placements[placement])
     make_method(method, fields)  # wrong names and values show here, before any work
     label = method_names.label(method)
     if changes:

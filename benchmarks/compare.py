@@ -15,7 +15,8 @@ from benchmarks.comparable import check_alike
 from benchmarks.errors import UserError
 from benchmarks.protocol import Protocol
 from benchmarks.record import Record, load_records
-from benchmarks.table_spec import TableSpec
+from benchmarks.table_spec import SOURCE, TableSpec
+from benchmarks.table_values import values_by_seed
 
 
 @dataclass(frozen=True)
@@ -183,12 +184,12 @@ def answer(spec: TableSpec, fixed: Baselines, cells: Sequence[Cell], mine: Seque
     )
     published = table_spec.published(spec.published)
     built = tables.build(spec, cells[0].protocol, records, published, request)
-    headings = {key: name for key, name in built.headings.items() if key != tables.SOURCE}
+    headings = {key: name for key, name in spec.headings.items() if key != SOURCE}
     parts = [tables_format.render(built, "md")]
     for block in built.blocks:
         here = [r for r in records if r.placement == block.placement and r.seed in request.seeds]
         values = {
-            row.label: tables.values_by_seed(
+            row.label: values_by_seed(
                 [record for record in here if record.label == row.label],
                 block.selection,
                 spec.metric,

@@ -25,7 +25,7 @@ from benchmarks.protocol_parts import (
     RecipeChanges,
     Window,
 )
-from benchmarks.yaml_files import Strict
+from benchmarks.yaml_files import Strict, later
 
 __all__ = [
     "Augment",
@@ -58,9 +58,10 @@ class Protocol(Strict):
         note: words printed under every table made from it. data_root: default folder of the data,
             relative to the repository; null where the user has to say it.
         source: training sets, concatenated. validation: held-out source. targets: unseen domains.
+        extra: targets again, under other names and at other sizes; no average holds them.
         recipes: mode -> changes. methods: name -> what this protocol sets for it.
         placements: name -> first adapted block of every method (an index, or a share of the depth
-            in 0..1).
+            in 0..1), unless a recipe mode gives a method its own `start_block`.
         selection: which evaluated iteration counts. seeds: of a full table.
         metric: the one of its task that choices are made by.
     """
@@ -78,6 +79,7 @@ class Protocol(Strict):
     source: Annotated[tuple[Domain, ...], Field(min_length=1)]
     validation: tuple[Domain, ...] = ()
     targets: tuple[Domain, ...]
+    extra: tuple[Domain, ...] = later(())
     input: Input
     recipe: Recipe
     recipes: dict[str, Mode] = Field(default_factory=lambda: {"controlled": Mode()})
@@ -107,7 +109,7 @@ class Protocol(Strict):
     @property
     def scored(self) -> dict[str, tuple[Domain, ...]]:
         """Role in the records -> domains that are scored in it, in order."""
-        return {"validation": self.validation, "target": self.targets}
+        return {"validation": self.validation, "target": self.targets, "extra": self.extra}
 
     def role(self, domain: Domain) -> str:
         """What a scored domain is in the records."""
@@ -129,10 +131,12 @@ class Protocol(Strict):
         every, own = self.recipes[mode], MethodChanges()
         recipe: dict[str, Any] = {}
         fields: dict[str, Any] = {}
-        for part in (self.methods.get(method, own), every, every.methods.get(method, own)):
+        mine = every.methods.get(method, own)
+        for part in (self.methods.get(method, own), every, mine):
             recipe |= part.recipe.model_dump(exclude_unset=True)
             fields |= part.fields if isinstance(part, MethodChanges) else {}
-        return MethodChanges(fields=fields, recipe=RecipeChanges(**recipe))
+        changes = RecipeChanges(**recipe)
+        return MethodChanges(fields=fields, recipe=changes, source=mine.source)
 
     def recipe_for(self, method: str, mode: str, changes: dict[str, Any] | None = None) -> Recipe:
         """The recipe of one cell: protocol <- method <- mode <- `changes` (of the command line).
@@ -178,6 +182,7 @@ class DetectionProtocol(Protocol):
             "validation": self.validation,
             "source": self.source_test,
             "target": self.targets,
+            "extra": self.extra,
         }
 
     @property

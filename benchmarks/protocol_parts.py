@@ -14,6 +14,15 @@ Share = Annotated[float, Field(ge=0, le=1)]
 RANDOM, HUB = "random", "hub"  # weights of a backbone that are no file of the user
 
 
+def _rises(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"{list(pair)}: the lower end comes first")
+    return pair
+
+
+Range = Annotated[tuple[Positive, Positive], AfterValidator(_rises)]
+
+
 def _is_start(value: int | float) -> int | float:
     if value < 0 or (isinstance(value, float) and value >= 1):
         raise ValueError(f"{value} is neither a block index (0, 1, ...) nor a share in 0..1")
@@ -80,7 +89,8 @@ class Domain(Strict):
         domain: name in records and tables. card: name of a card in `datasets/`. split: a split of
             the card.
         size: test size (height, width) in pixels; null keeps the file's own. keep_ratio: whether
-            the image is scaled to fit into `size` instead of being stretched to it.
+            the image is scaled to fit into `size` instead of being stretched to it. turn: whether
+            an image that is higher than wide is fitted into the turned size instead.
         holdout: number of pairs, last in name order, that are never trained on: a source leaves
             them out, a validation domain is exactly them. limit: at most so many pairs, first in
             name order; null is all.
@@ -95,6 +105,7 @@ class Domain(Strict):
     split: str
     size: tuple[Count, Count] | None = None
     keep_ratio: bool = True
+    turn: bool = later(False)
     holdout: Index = 0
     limit: Count | None = None
     exclude: tuple[str, ...] = later(())
@@ -109,10 +120,15 @@ class Input(Strict):
 
 
 class Augment(Strict):
-    """Training augmentation: lengths in pixels, `max_class_share` and `flip` as shares of 1."""
+    """Training augmentation: lengths in pixels, `max_class_share` and `flip` as shares of 1.
+
+    `factor` is the range of a number, uniformly drawn, by which the drawn short side and the cap on
+    the long side are both multiplied.
+    """
 
     short_sides: Annotated[tuple[Count, ...], Field(min_length=1)]
     long_side_max: Count
+    factor: Range = later((1.0, 1.0))
     crop: Count
     max_class_share: Share
     flip: Share
@@ -143,7 +159,9 @@ class Recipe(Strict):
         iterations: optimizer steps. batch: images per step.
         lr: peak rate of the head. backbone_lr: peak rate of the backbone, absolute.
         weight_decay: falls to weight_decay_end over the run when its schedule is "cosine", or
-            when it is "method" and the method asks for it.
+            when it is "method" and the method asks for it. backbone_weight_decay: that of the
+            backbone, where it is another. decay_query_features: whether the learnt features of
+            Mask2Former's queries decay; norms and embeddings, theirs of position too, never do.
         power: of the poly schedule. milestones: iterations from 0 at which the multistep schedule
             divides the rate by 10. warmup: iterations of a linear rise from the share
             `warmup_start` of the rate. clip: largest gradient norm, or null.
@@ -162,6 +180,8 @@ class Recipe(Strict):
     weight_decay: NotNegative
     weight_decay_schedule: Literal["constant", "cosine", "method"] = "constant"
     weight_decay_end: NotNegative = 1e-5
+    backbone_weight_decay: NotNegative | None = later(None)
+    decay_query_features: bool = later(False)
     schedule: Literal["poly", "multistep"] = "poly"
     power: NotNegative = 0.9
     milestones: tuple[Count, ...] = ()

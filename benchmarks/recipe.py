@@ -111,7 +111,8 @@ def make_optimizer(model: nn.Module, recipe: Recipe, rules: Mapping[str, str]) -
         recipe: rates, betas, eps and weight decay.
         rules: full parameter name -> "to_zero", "none" or "to_init", where a method has its own
             rule. Without one, parameters of norm layers, embeddings and level embeddings do not
-            decay (as in the official configs); all others, biases included, decay towards zero.
+            decay (as in the official configs; `decay_query_features` is one between them); all
+            others, biases included, decay towards zero.
 
     Raises:
         ValueError: a rule is none of those three.
@@ -120,7 +121,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe, rules: Mapping[str, str]) -
     for name, parameter, owner in _owned_parameters(model):
         if parameter.requires_grad:
             part = "backbone" if name.startswith("backbone.") else "head"
-            rule = rules.get(name) or _default_rule(name, owner)
+            rule = rules.get(name) or _default_rule(name, owner, recipe)
             groups.setdefault((part, rule), []).append(parameter)
     optimizer = AdamW(
         [_group(part, rule, parameters, recipe) for (part, rule), parameters in groups.items()],
@@ -145,7 +146,9 @@ def _group(part: str, rule: str, parameters: list[nn.Parameter], recipe: Recipe)
     if rule not in {"to_zero", "none", "to_init"}:
         raise ValueError(f"weight decay rule {rule!r}: expected to_zero, none or to_init")
     rate = recipe.backbone_lr if part == "backbone" else recipe.lr
-    decay = 0.0 if rule == "none" else recipe.weight_decay
+    own = recipe.backbone_weight_decay if part == "backbone" else None
+    decay = recipe.weight_decay if own is None else own
+    decay = 0.0 if rule == "none" else decay
     # lr and weight_decay are set anew in every iteration; see set_rates.
     group = {"name": f"{part} {rule}", "params": parameters, "base_lr": rate, "base_decay": decay}
     if rule == "to_init":
@@ -163,7 +166,9 @@ def _owned_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.
                 yield name, parameter, module
 
 
-def _default_rule(name: str, owner: nn.Module) -> str:
+def _default_rule(name: str, owner: nn.Module, recipe: Recipe) -> str:
+    if name.endswith("queries_features.weight") and recipe.decay_query_features:
+        return "to_zero"
     undecayed = isinstance(owner, (*_NORMS, nn.Embedding)) or name.endswith("level_embed")
     return "none" if undecayed else "to_zero"
 

@@ -24,13 +24,14 @@ class Score(_Part):
     """One domain at one iteration.
 
     Attributes:
-        role: held-out source ("validation"), test split of a source, or unseen ("target").
+        role: held-out source ("validation"), test split of a source, unseen ("target"), or unseen
+            and scored a second time ("extra").
         metrics: name -> percent (0..100) or percent per class in class order; null where a class
             does not occur.
         images: number of evaluated images.
     """
 
-    role: Literal["validation", "source", "target"]
+    role: Literal["validation", "source", "target", "extra"]
     metrics: dict[str, float | list[float | None] | None]
     images: int
 

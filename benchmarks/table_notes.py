@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from benchmarks.protocol import Protocol
+from benchmarks.protocol import Protocol, Recipe
 from benchmarks.record import Record
 from benchmarks.statistics import Discrimination
 from benchmarks.table_spec import TableSpec
@@ -68,8 +68,11 @@ def notes(
             f"Avg is over the {len(spec.domains)} unseen domains; the average that includes "
             f"{', '.join(spec.sources.values())} stands apart"
         )
-    sized = (*protocol.scored.get("source", ()), *protocol.targets)
+    sized = (*protocol.scored.get("source", ()), *protocol.targets, *protocol.extra)
     lines.append(f"test size (height x width): {', '.join(_size(d) for d in sized)}")
+    if protocol.extra:
+        again = ", ".join(domain.domain for domain in protocol.extra)
+        lines.append(f"scored a second time, in no average: {again}")
     engines = {each.cell["engine"]: None for each in records if "engine" in each.cell}
     if engines:
         lines.append(f"engine of the detector: {', '.join(engines)}")
@@ -97,14 +100,18 @@ def _size(domain: object) -> str:
 
 
 def _differences(protocol: Protocol, records: Sequence[Record]) -> str:
-    """Where the recipe of a row, as recorded, differs from the protocol's."""
-    common = protocol.recipe.model_dump(mode="json")
+    """Where the recipe of a row, as recorded, differs from the protocol's, and on what ground."""
+    # Fields that came later are left out of dumps where they have their default.
+    defaults = {k: field.default for k, field in Recipe.model_fields.items() if field.exclude_if}
+    common = defaults | protocol.recipe.model_dump(mode="json")
     by_label: dict[str, list[str]] = {}
     for record in records:
-        recipe = record.cell.get("recipe", {})
+        recipe = defaults | record.cell.get("recipe", {})
         changed = [f"{k} {v}" for k, v in recipe.items() if common.get(k) != v]
-        fields = protocol.changes_for(record.method, record.recipe).fields
-        changed += [f"{name} {value}" for name, value in fields.items()]
+        own = protocol.changes_for(record.method, record.recipe)
+        changed += [f"{name} {value}" for name, value in own.fields.items()]
+        if own.source:
+            changed = [f"{', '.join(changed) or 'none'} ({own.source})"]
         if changed:
             by_label[record.label] = changed
     if not by_label:

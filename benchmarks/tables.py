@@ -1,6 +1,6 @@
 """Records to a table: rows with uncertainty, differences, published numbers and what is missing."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks import method_names, statistics, table_notes
@@ -8,9 +8,9 @@ from benchmarks.comparable import check_alike, comparable
 from benchmarks.errors import UserError, closest
 from benchmarks.protocol import Protocol
 from benchmarks.record import Record
-from benchmarks.selection import mean_of_role, select
 from benchmarks.statistics import Difference, Summary
-from benchmarks.table_spec import AVERAGE, AVERAGE_ALL, SOURCE, Published, TableSpec
+from benchmarks.table_spec import AVERAGE, Published, TableSpec
+from benchmarks.table_values import values_by_seed
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Block:
-    """The rows of one placement under one selection rule, with the lines that stand below them."""
+    """The rows of one placement under one selection rule, with the lines that stand below them.
+
+    `start` is the first adapted block of every row; None where rows have their own.
+    """
 
     placement: str
-    start: int | float
+    start: int | float | None
     selection: str
     rows: tuple[Row, ...]
     completeness: str
@@ -102,21 +105,25 @@ def build(
         known = closest(request.reference, labels)
         raise UserError(f"{spec.name}: no row {request.reference!r}{known}")
     seeds = request.seeds or protocol.seeds
-    view = _View(spec, published, labels, seeds, request.reference or spec.reference)
+    extras = [domain.domain for domain in protocol.extra]
+    view = _View(spec, published, labels, seeds, request.reference or spec.reference, extras)
     committed, remarks = comparable(against, protocol, records)
     rules = _rules(request.selections, protocol)
+    own = [protocol.changes_for(label, request.mode).fields for label in labels]
+    same = not any("start_block" in fields for fields in own)
     blocks = []
     for name in _placements(request.placements, protocol, records):
+        start = protocol.placements[name] if same else None
         here = [r for r in records if r.placement == name and r.seed in seeds]
         there = [r for r in committed if r.placement == name]
         for rule in rules:
-            blocks.append(_block(view, rule, (name, protocol.placements[name]), here, there))
+            blocks.append(_block(view, rule, (name, start), here, there))
     shown = [r for r in records if r.seed in seeds and r.label in labels]
     left_out = len(records) - len(shown)
     return Table(
         name=spec.name,
         title=spec.title,
-        headings=spec.headings,
+        headings=spec.headings | {domain: domain for domain in view.extras},
         reference=view.reference,
         blocks=tuple(blocks),
         notes=(
@@ -128,39 +135,6 @@ def build(
     )
 
 
-def values_by_seed(
-    records: Sequence[Record],
-    rule: str,
-    metric: str,
-    targets: Collection[str],
-    sources: Collection[str] = (),
-) -> dict[str, dict[int, float]]:
-    """Column key -> seed -> percent, for the done records of one row; averages per seed first.
-
-    `targets` are averaged; `sources`, test splits of source domains, only in the average of all.
-    """
-    averages = (AVERAGE, AVERAGE_ALL) if sources else (AVERAGE,)
-    columns = (*sources, *targets, *averages, SOURCE)
-    values: dict[str, dict[int, float]] = {key: {} for key in columns}
-    for record in records:
-        chosen = select(record.evaluations, rule, metric) if record.status == "done" else None
-        if chosen is None:
-            continue
-        scores: dict[str, float | None] = {}
-        for name in (*sources, *targets):
-            value = chosen.domains[name].metrics.get(metric) if name in chosen.domains else None
-            scores[name] = value if isinstance(value, float) else None
-        everywhere = statistics.average(list(scores.values()))
-        scores[AVERAGE] = statistics.average([scores[target] for target in targets])
-        if sources:
-            scores[AVERAGE_ALL] = everywhere
-        scores[SOURCE] = mean_of_role(chosen, "validation", metric)
-        for key, score in scores.items():
-            if score is not None:
-                values[key][record.seed] = score
-    return values
-
-
 @dataclass(frozen=True)
 class _View:
     """What all blocks of a table have in common."""
@@ -170,16 +144,17 @@ class _View:
     labels: Sequence[str]
     seeds: Sequence[int]
     reference: str
+    extras: Sequence[str]
 
     def values(self, records: Sequence[Record], rule: str) -> dict[str, dict[int, float]]:
         spec = self.spec
-        return values_by_seed(records, rule, spec.metric, spec.domains, spec.sources)
+        return values_by_seed(records, rule, spec.metric, spec.domains, spec.sources, self.extras)
 
 
 def _block(
     view: _View,
     rule: str,
-    placement: tuple[str, int | float],
+    placement: tuple[str, int | float | None],
     records: Sequence[Record],
     against: Sequence[Record],
 ) -> Block:

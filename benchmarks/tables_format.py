@@ -173,8 +173,10 @@ def _published(row: Row, keys: list[str]) -> str:
 def _heading(block: Block) -> str:
     start = block.start
     where = f"share {start:.3g} of the depth" if isinstance(start, float) else f"{start}"
+    every = f"first adapted block of every row: {where}"
+    own = "but some rows have a start_block of their own, listed below"
     return (
-        f"Placement {block.placement} (first adapted block of every row: {where}), "
+        f"Placement {block.placement} ({own if start is None else every}), "
         f"selection {block.selection}"
     )
 

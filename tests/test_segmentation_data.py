@@ -58,23 +58,21 @@ def test_everything_held_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "size", "keep_ratio", "expected"),
+    ("shape", "how", "expected"),
     [
-        ((40, 64), None, True, (40, 64)),
-        ((40, 64), (20, 64), True, (20, 32)),
-        ((720, 1280), (1024, 2048), True, (1024, 1820)),
-        ((100, 50), (64, 128), True, (64, 32)),
-        ((40, 64), (20, 20), False, (20, 20)),
+        ((40, 64), {}, (40, 64)),
+        ((40, 64), {"size": (20, 64)}, (20, 32)),
+        ((720, 1280), {"size": (1024, 2048)}, (1024, 1820)),
+        ((100, 50), {"size": (64, 128)}, (64, 32)),
+        ((100, 50), {"size": (64, 128), "turn": True}, (128, 64)),
+        ((50, 100), {"size": (64, 128), "turn": True}, (64, 128)),
+        ((40, 64), {"size": (20, 20), "keep_ratio": False}, (20, 20)),
     ],
 )
-def test_fit(
-    shape: tuple[int, int],
-    size: tuple[int, int] | None,
-    keep_ratio: bool,
-    expected: tuple[int, int],
-) -> None:
+def test_fit(shape: tuple[int, int], how: dict, expected: tuple[int, int]) -> None:
     image = np.zeros((*shape, 3), np.uint8)
-    assert reading.fit(image, size, keep_ratio).shape[:2] == expected
+    domain = Domain(domain="a", card="b", split="c", **how)
+    assert reading.fit(image, domain).shape[:2] == expected
 
 
 def same(one: dict, other: dict) -> bool:

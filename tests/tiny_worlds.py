@@ -98,6 +98,7 @@ def tiny_protocol(**changes: object) -> SimpleNamespace:
         "source": (source,),
         "validation": (source.model_copy(update={"domain": "gtav_held_out"}),),
         "targets": (Domain(domain="bdd100k", card="bdd100k", split="val", size=(32, 48)),),
+        "extra": (),
         "input": INPUT,
         "augment": Augment(
             short_sides=(24, 40, 56),

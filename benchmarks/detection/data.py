@@ -102,7 +102,7 @@ class EvaluationSamples(Dataset):
             image, found = read_pair(pair, self.card)
         except UserError as error:
             return error
-        fitted = fit(image, self.domain.size, self.domain.keep_ratio)
+        fitted = fit(image, self.domain)
         height, width = (new / old for new, old in zip(fitted.shape, found.size, strict=False))
         return {
             "image": torch.from_numpy(normalise(fitted, self.statistics)),

@@ -5,16 +5,10 @@ from __future__ import annotations
 import itertools
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from benchmarks.protocol_parts import Count, Index, Positive, Share
+from benchmarks.protocol_parts import Count, Index, Positive, Range, Share
 from benchmarks.yaml_files import Strict
-
-
-def _rises(pair: tuple[float, float]) -> tuple[float, float]:
-    if pair[0] > pair[1]:
-        raise ValueError(f"{list(pair)}: the lower end comes first")
-    return pair
 
 
 class DetectionAugment(Strict):
@@ -34,7 +28,7 @@ class DetectionAugment(Strict):
     """
 
     base: tuple[Count, Count]
-    scale: Annotated[tuple[Positive, Positive], AfterValidator(_rises)]
+    scale: Range
     crop: Count
     min_side: Positive
     min_visible: Share

@@ -37,7 +37,7 @@ def build(protocol: Protocol) -> Segmenter:
 
 def domains(protocol: Protocol) -> list[Domain]:
     """Every scored domain: held-out source first, then the targets."""
-    return [*protocol.validation, *protocol.targets]
+    return [*protocol.validation, *protocol.targets, *protocol.extra]
 
 
 def fingerprints(protocol: Protocol, data_root: Path) -> dict[str, str]:

@@ -33,8 +33,11 @@ def training_sample(
         image float32 (3, crop, crop), normalised, 0 where padded; label int64 (crop, crop), 255
         where padded.
     """
-    short = int(rng.choice(augment.short_sides))
-    image, label = resize_short_side(image, label, short, augment.long_side_max)
+    short, long_max = int(rng.choice(augment.short_sides)), augment.long_side_max
+    if augment.factor[0] < augment.factor[1]:
+        factor = rng.uniform(*augment.factor)
+        short, long_max = int(short * factor), int(long_max * factor)
+    image, label = resize_short_side(image, label, short, long_max)
     image, label = random_crop(image, label, augment.crop, augment.max_class_share, rng)
     if rng.random() < augment.flip:
         image, label = image[:, ::-1], label[:, ::-1]

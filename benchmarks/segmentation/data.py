@@ -99,7 +99,7 @@ class EvaluationSamples(Dataset):
             image, label = read_pair(pair, self.card, self.domain.halve)
         except UserError as error:
             return error
-        image = fit(image, self.domain.size, self.domain.keep_ratio)
+        image = fit(image, self.domain)
         image = torch.from_numpy(augmentation.normalise(image, self.statistics))
         return {
             "image": image,

@@ -151,15 +151,17 @@ def _halved(image: Image.Image, label: np.ndarray, jpeg: bool) -> tuple[Image.Im
     return image, np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
 
 
-def fit(image: np.ndarray, size: tuple[int, int] | None, keep_ratio: bool) -> np.ndarray:
-    """An image (H, W, 3) resized bilinearly to the test size (height, width).
+def fit(image: np.ndarray, domain: Domain) -> np.ndarray:
+    """An image (H, W, 3) resized bilinearly to the test size of its domain; without one, itself.
 
-    With `keep_ratio` the result is the largest one that fits inside; without a size, the image.
+    With `keep_ratio` the result is the largest one that fits inside.
     """
-    if size is None:
+    if domain.size is None:
         return image
-    height, width = size
-    if keep_ratio:
+    height, width = domain.size
+    if domain.turn and image.shape[0] > image.shape[1]:
+        height, width = width, height
+    if domain.keep_ratio:
         scale = min(height / image.shape[0], width / image.shape[1])
         height, width = (int(side * scale + 0.5) for side in image.shape[:2])
     if (height, width) == image.shape[:2]:
