@@ -1,6 +1,7 @@
 # Everything a reader needs; `make help` lists it. Variables, with their defaults:
 PROFILE   ?= mini#      mini: rendered worlds on a laptop | smoke: the same in seconds, meaningless numbers
-DATA_ROOT ?= data/mini# where the data sets lie
+#                       paper: real data, one recipe | soma, rein: real data, the configuration of that paper
+DATA_ROOT ?= $(if $(filter mini smoke,$(PROFILE)),data/mini)# where the data sets lie; real ones have no default place
 DEVICE    ?= cpu#       cpu | cuda
 WORKERS   ?= 2#         cells trained side by side
 PLACEMENT ?= default#   default | both | all | last-two-thirds: which blocks every method may adapt
@@ -18,7 +19,7 @@ BENCH := $(VENV)/bin/python -m benchmarks
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup mini reproduce-table1 reproduce-table2 table1 table2 compare test check bench clean
+.PHONY: help setup mini reproduce-table1 reproduce-table2 reproduce-table3 table1 table2 table3 compare test check bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -34,14 +35,18 @@ mini: $(READY)  ## render the mini worlds into DATA_ROOT
 	$(BENCH) mini render --root $(strip $(DATA_ROOT))
 
 SELECTION_FLAGS = --profile $(strip $(PROFILE)) --placement $(strip $(PLACEMENT)) --recipe $(strip $(RECIPE)) \
-	--data-root $(strip $(DATA_ROOT)) $(if $(strip $(SEEDS)),--seeds $(strip $(SEEDS))) $(if $(strip $(METHODS)),--methods $(strip $(METHODS)))
+	$(ROOT_FLAG) $(if $(strip $(SEEDS)),--seeds $(strip $(SEEDS))) $(if $(strip $(METHODS)),--methods $(strip $(METHODS)))
+ROOT_FLAG = $(if $(strip $(DATA_ROOT)),--data-root $(strip $(DATA_ROOT)))
 
 PREPARED = $(if $(filter mini smoke,$(PROFILE)),mini,setup)
 
+TABLE3 := table3a table3b table3c table3d
+$(TABLE3:%=reproduce-%): $(PREPARED)
 # A failed cell (exit 1) still gets its table, which says so; anything to mend (exit 2) stops here.
 reproduce-table1: $(PREPARED)  ## train every cell of Table 1 (segmentation) here and print the table
 reproduce-table2: $(PREPARED)  ## train every cell of Table 2 (detection) here and print the table
-reproduce-table1 reproduce-table2:
+reproduce-table3: $(TABLE3:%=reproduce-%)  ## Table 3 (other sources, adverse weather) in four parts; reproduce-table3a: one of them
+reproduce-table1 reproduce-table2 $(TABLE3:%=reproduce-%):
 	@$(BENCH) sweep $(@:reproduce-%=%) $(SELECTION_FLAGS) --workers $(strip $(WORKERS)) --device $(strip $(DEVICE)) --out $(strip $(OUT))/runs; \
 	status=$$?; [ $$status -gt 1 ] || \
 	$(BENCH) table $(@:reproduce-%=%) $(SELECTION_FLAGS) --records $(strip $(OUT))/runs --against results/reference --write $(strip $(OUT))/tables \
@@ -49,7 +54,9 @@ reproduce-table1 reproduce-table2:
 
 table1: $(READY)  ## print Table 1 from the committed reference records, without training
 table2: $(READY)  ## print Table 2 from the committed reference records, without training
-table1 table2:
+table3: $(TABLE3)  ## print the four parts of Table 3 from the committed reference records, without training
+$(TABLE3): $(READY)
+table1 table2 $(TABLE3):
 	$(BENCH) table $@
 
 ifneq ($(filter compare,$(MAKECMDGOALS)),)
@@ -59,7 +66,7 @@ endif
 compare: WORKERS = 3# one per seed, on two cores too: two would leave a core idle in the second round
 compare: $(PREPARED)  ## check METHOD=my_method.py:MyMethod, train it, say what differs from the baselines by more than noise
 	@$(BENCH) compare '$(strip $(METHOD))' --table $(strip $(TABLE)) --profile $(strip $(PROFILE)) --placement $(strip $(PLACEMENT)) \
-	--recipe $(strip $(RECIPE)) --data-root $(strip $(DATA_ROOT)) $(if $(strip $(SEEDS)),--seeds $(strip $(SEEDS))) \
+	--recipe $(strip $(RECIPE)) $(ROOT_FLAG) $(if $(strip $(SEEDS)),--seeds $(strip $(SEEDS))) \
 	--workers $(strip $(WORKERS)) --device $(strip $(DEVICE)) --out $(strip $(OUT))/runs $(if $(strip $(REPLACE)),--replace)
 
 test: $(READY)  ## run the tests

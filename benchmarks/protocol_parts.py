@@ -66,10 +66,12 @@ class Head(Strict):
 
     `points` are sampled per mask in the loss. `scales` resize the four feature maps, fine to
     coarse. The default is that of Rein and SoMA, strides of 4 to 32 pixels with patches of 16.
+    `encoder_feedforward` is the width in the pixel decoder's layers where it is another.
     """
 
     hidden: Count
     feedforward: Count
+    encoder_feedforward: Count | None = later(None)
     encoder_layers: Count
     decoder_layers: Count
     attention_heads: Count

@@ -111,7 +111,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe, rules: Mapping[str, str]) -
         recipe: rates, betas, eps and weight decay.
         rules: full parameter name -> "to_zero", "none" or "to_init", where a method has its own
             rule. Without one, parameters of norm layers, embeddings and level embeddings do not
-            decay (as in the official configs; `decay_query_features` is one between them); all
+            decay (as in the official configs, of which some say `decay_query_features`); all
             others, biases included, decay towards zero.
 
     Raises:

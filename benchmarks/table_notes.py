@@ -107,7 +107,8 @@ def _differences(protocol: Protocol, records: Sequence[Record]) -> str:
     by_label: dict[str, list[str]] = {}
     for record in records:
         recipe = defaults | record.cell.get("recipe", {})
-        changed = [f"{k} {v}" for k, v in recipe.items() if common.get(k) != v]
+        changed = [k for k in Recipe.model_fields if k in recipe and common.get(k) != recipe[k]]
+        changed = [f"{k} {recipe[k]}" for k in changed]
         own = protocol.changes_for(record.method, record.recipe)
         changed += [f"{name} {value}" for name, value in own.fields.items()]
         if own.source:

@@ -73,6 +73,24 @@ def test_short_side(size: tuple[int, int], short: int, expected: tuple[int, int]
     assert image.shape[:2] == label.shape == expected
 
 
+def test_factor_multiplies_the_short_side_and_the_cap() -> None:
+    """mmcv's RandomResize of (2048, 1024) by 0.5 to 2 with the ratio kept."""
+    wide = AUGMENT.model_copy(
+        update={"short_sides": (1024,), "long_side_max": 2048, "factor": (0.5, 2.0), "crop": 2560}
+    )
+    for factor, size, expected in (
+        (0.5, (1052, 1914), (512, 932)),
+        (0.5, (100, 400), (256, 1024)),
+        (1.2345, (400, 100), (2528, 632)),
+    ):
+        image, label = np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8)
+        scale = min(int(2048 * factor) / max(size), int(1024 * factor) / min(size))
+        assert expected == tuple(int(side * scale + 0.5) for side in size)
+        draws = [1024, factor, *[0] * 22, 1.0, *[1.0] * 5]  # no flip, no distortion
+        _, target = augment.training_sample(image, label, wide, INPUT, Scripted(*draws))
+        assert (target != 255).sum() == expected[0] * expected[1]
+
+
 def test_resize_invents_no_label() -> None:
     image, label = scene()
     label[label > 9] = 255

@@ -201,3 +201,28 @@ def test_limit(tmp_path: Path) -> None:
     domain = Domain(domain="bdd100k", card="bdd100k", split="val", limit=2)
     result = evaluate(Stand(), tiny_protocol(), tmp_path, domain)
     assert result.images == 2
+
+
+def test_windows_scores_and_classes_of_the_real_head_follow_the_written_rule() -> None:
+    """One image, window by window and query by query, with nothing shared but the head."""
+    torch.manual_seed(3)
+    model = segmentation.build(tiny_protocol()).eval()
+    image = torch.randn(3, 48, 72, generator=torch.Generator().manual_seed(3))
+    total, count = torch.zeros(19, 48, 72), torch.zeros(48, 72)
+    with torch.no_grad():
+        for top in (0, 16):
+            for left in (0, 21, 40):  # stride 21; the last window is shifted back to the border
+                part = image[None, :, top : top + 32, left : left + 32]
+                masks, classes = model.head(model.feature_maps(part))
+                logits = functional.interpolate(masks[-1], (32, 32), mode="bilinear")[0]
+                shares = classes[-1][0].exp() / classes[-1][0].exp().sum(1, keepdim=True)
+                scores = torch.zeros(19, 32, 32)
+                for share, logit in zip(shares, logits, strict=True):
+                    scores += share[:19, None, None] / (1 + torch.exp(-logit))
+                total[:, top : top + 32, left : left + 32] += scores
+                count[top : top + 32, left : left + 32] += 1
+    expected = total / count
+    found = slide(model, image[None], 32, 21)[0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    large = functional.interpolate(expected[None], (100, 140), mode="bilinear")[0]
+    assert (predict(found, (100, 140)) == large.argmax(0)).float().mean() > 0.9999

@@ -34,7 +34,7 @@ def training_sample(
         where padded.
     """
     short, long_max = int(rng.choice(augment.short_sides)), augment.long_side_max
-    if augment.factor[0] < augment.factor[1]:
+    if augment.factor != (1.0, 1.0):
         factor = rng.uniform(*augment.factor)
         short, long_max = int(short * factor), int(long_max * factor)
     image, label = resize_short_side(image, label, short, long_max)

@@ -91,7 +91,7 @@ class MaskHead(nn.Module):
             feature_size=sizes.hidden,
             mask_feature_size=sizes.hidden,
             hidden_dim=sizes.hidden,
-            encoder_feedforward_dim=sizes.feedforward,
+            encoder_feedforward_dim=sizes.encoder_feedforward or sizes.feedforward,
             dim_feedforward=sizes.feedforward,
             encoder_layers=sizes.encoder_layers,
             decoder_layers=sizes.decoder_layers + 1,  # transformers counts the learnt queries too
