@@ -28,7 +28,7 @@ def source_only(protocol: Protocol) -> Protocol:
         raise UserError(
             f"{protocol.name}: no validation domain to choose on; hold source images out"
         )
-    tested = {"targets", "source_test"} & set(type(protocol).model_fields)
+    tested = {"targets", "extra", "source_test"} & set(type(protocol).model_fields)
     changes = {"name": f"{protocol.name}_source", **dict.fromkeys(tested, ())}
     return protocol.model_copy(update=changes)
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from toy_records import SCORES, evaluation, toy_protocol, toy_record, toy_table
 
-from benchmarks import compare, segmentation, table_spec, tables
+from benchmarks import compare, segmentation, table_spec, tables, tuning
 from benchmarks.cell import make_cell, protocol_semantics
 from benchmarks.protocol import MethodChanges, Mode, Protocol, RecipeChanges
 from benchmarks.protocol_parts import Domain
@@ -63,6 +63,11 @@ def test_the_segmentation_task_scores_it_too() -> None:
     protocol = twice()
     assert segmentation.domains(protocol)[-1] == LOW
     assert protocol.role(LOW) == "extra"
+
+
+def test_trials_on_source_data_do_not_read_it() -> None:
+    scored = tuning.source_only(twice()).scored
+    assert {role for role, group in scored.items() if group} == {"validation"}
 
 
 def test_the_verdict_on_a_method_is_about_the_targets_alone(tmp_path: Path) -> None:
