@@ -1,4 +1,4 @@
-"""A few images of each data set that no mini protocol trains on or scores.
+"""A few images of each data set that Tables 1 and 2 do not need; mini Table 3 reads some of them.
 
 They are there so that every loader reads files on every machine: SYNTHIA, UrbanSyn, the conditions
 of ACDC, and training images of Cityscapes with instances and in three densities of fog.
