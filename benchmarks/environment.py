@@ -6,6 +6,8 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -41,8 +43,8 @@ def environment() -> Environment:
     """The environment of this process, as records keep it."""
     torch = sys.modules.get("torch")  # asked only where the run has imported it
     cuda = torch is not None and torch.cuda.is_available()
-    commit = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain", "--", ".", ":!results")
+    commit = _git(REPOSITORY, "rev-parse", "HEAD")
+    changes = _git(REPOSITORY, "status", "--porcelain", "--", ".", ":!results")
     return Environment(
         commit=commit,
         dirty=None if changes is None or commit is None else bool(changes),
@@ -55,8 +57,8 @@ def environment() -> Environment:
     )
 
 
-def _git(*arguments: str) -> str | None:
-    command = ["git", "-C", str(REPOSITORY), *arguments]
+def _git(folder: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
     except (OSError, subprocess.SubprocessError):
@@ -70,9 +72,15 @@ def _version(package: str) -> str | None:
         found = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-    origin = json.loads(found.read_text("direct_url.json") or "{}")
-    commit = origin.get("vcs_info", {}).get("commit_id")
+    commit = _origin_commit(json.loads(found.read_text("direct_url.json") or "{}"))
     return f"{found.version} ({commit})" if commit else found.version
+
+
+def _origin_commit(origin: dict[str, Any]) -> str | None:
+    """What pip noted of a git address, or the present commit of a checkout installed with -e."""
+    if origin.get("dir_info", {}).get("editable"):
+        return _git(Path(unquote(urlsplit(origin["url"]).path)), "rev-parse", "HEAD")
+    return origin.get("vcs_info", {}).get("commit_id")
 
 
 def _cpu() -> str:

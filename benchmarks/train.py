@@ -46,7 +46,10 @@ class Training:
         batch = self.fabric.to_device(next(batches))
         set_rates(state.optimizer, self.recipe, iteration)
         torch.manual_seed(torch_seed(self.seed, "loss", iteration))
-        losses = self._model(batch)
+        try:
+            losses = self._model(batch)
+        except FloatingPointError as error:  # a model may notice before its loss does
+            raise NotFinite(iteration, str(error)) from error
         total = sum(losses.values())
         loss = total.item()
         if not math.isfinite(loss):

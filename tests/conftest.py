@@ -5,8 +5,14 @@ import torch
 from torch import nn
 
 from benchmarks import conformance_vits
+from benchmarks.detection import engines
 
 VITS = conformance_vits.KINDS[:2]  # plain ones, fused q, k, v by nature
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("detectron2") and engines.resolve("auto") != "detectron2":
+        pytest.skip("Detectron2 is not installed; README.md says how to get it")
 
 
 def build_vit(kind: str, **options: bool) -> nn.Module:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_detection import HEAD, ONE_MAP
+from tiny_detection import ENGINES, HEAD, ONE_MAP
 from tiny_voc import write_domain
 from toy_task import RANK_2, RECIPE, files, numbers
 
@@ -32,8 +32,9 @@ def _deterministic_only_here():
 
 
 @pytest.fixture(autouse=True)
-def _without_detectron2(monkeypatch):
-    monkeypatch.setattr(engines, "_is_here", lambda: False)
+def _without_detectron2(request, monkeypatch):
+    if not request.node.get_closest_marker("detectron2"):
+        monkeypatch.setattr(engines, "_is_here", lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +70,12 @@ def cell_of(method="soma", **changes):
     return make_cell(protocol(**changes), method, seed=0, placement="all")
 
 
-def test_a_cell_leaves_a_record_weights_and_its_detections(worlds, tmp_path):
-    cell = cell_of()
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_cell_leaves_a_record_weights_and_its_detections(engine, worlds, tmp_path):
+    cell = cell_of(engine=engine)
     record = run.run_cell(cell, tmp_path, worlds)
     assert record.status == "done"
-    assert record.cell["engine"] == "torchvision"
+    assert record.cell["engine"] == engine
     last = record.evaluations[-1].domains
     assert {name: (score.role, score.images) for name, score in last.items()} == {
         "day_held_out": ("validation", 2),
@@ -93,9 +95,13 @@ def test_a_cell_leaves_a_record_weights_and_its_detections(worlds, tmp_path):
     assert json.loads(json.dumps(again)) == last["night"].metrics
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("method", "dies_at"), [("soma", 3), ("vpt", 5)])
-def test_a_killed_cell_is_resumed_to_the_same_bits(method, dies_at, worlds, tmp_path, monkeypatch):
-    cell = cell_of(method, recipe={"evaluate_at": [3], "ema": {"momentum": 0.2, "start": 2}})
+def test_a_killed_cell_is_resumed_to_the_same_bits(
+    engine, method, dies_at, worlds, tmp_path, monkeypatch
+):
+    recipe = {"evaluate_at": [3], "ema": {"momentum": 0.2, "start": 2}}
+    cell = cell_of(method, engine=engine, recipe=recipe)
     whole = run.run_cell(cell, tmp_path / "whole", worlds)
     original = task.batches
 
@@ -119,8 +125,9 @@ def test_a_killed_cell_is_resumed_to_the_same_bits(method, dies_at, worlds, tmp_
         assert torch.equal(value, weights[name]), name
 
 
-def test_under_freeze_the_backward_pass_spares_the_backbone(worlds):
-    cell = cell_of("freeze")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_under_freeze_the_backward_pass_spares_the_backbone(engine, worlds):
+    cell = cell_of("freeze", engine=engine)
     model = run.build(cell, task).model
     batch = next(task.batches(cell.protocol, worlds, 0))
     sum(model(batch).values()).backward()

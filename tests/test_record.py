@@ -1,6 +1,7 @@
 """Records: written whole or not at all, read strictly; the environment names no machine."""
 
 import errno
+import json
 import os
 import platform
 import socket
@@ -106,6 +107,22 @@ def test_environment_names_versions_but_neither_host_nor_paths() -> None:
     assert str(Path.home()) not in text
     assert str(surroundings.REPOSITORY) not in text
     assert f'"{socket.gethostname()}"' not in text
+
+
+def test_a_package_from_a_repository_is_named_with_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "detectron2-0.6.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: detectron2\nVersion: 0.6\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert environment().packages["detectron2"] == "0.6"
+    origin = {"url": "https://example.org/d2.git", "vcs_info": {"vcs": "git", "commit_id": "f00d"}}
+    (info / "direct_url.json").write_text(json.dumps(origin))
+    assert environment().packages["detectron2"] == "0.6 (f00d)"
+    url = surroundings.REPOSITORY.as_uri()
+    (info / "direct_url.json").write_text(json.dumps({"url": url, "dir_info": {"editable": True}}))
+    assert environment().packages["detectron2"] == f"0.6 ({environment().commit})"
 
 
 def test_environment_outside_git_has_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:

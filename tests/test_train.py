@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from toy_training import STEPS, Killed, assert_same_bits, batches, make, recipe, run
+from toy_training import STEPS, Killed, Net, assert_same_bits, batches, make, recipe, run
 
 from benchmarks.memory import PeakMemory
 from benchmarks.recipe import make_optimizer
@@ -93,6 +93,15 @@ def test_a_loss_that_is_not_finite_says_where_and_which(tmp_path):
     ) as error:
         run(tmp_path, recipe(), poison=5)
     assert error.value.iteration == 5
+
+
+def test_a_model_may_say_itself_that_its_numbers_are_not_finite(tmp_path, monkeypatch):
+    def diverged(net, batch):
+        raise FloatingPointError("boxes are NaN")
+
+    monkeypatch.setattr(Net, "forward", diverged)
+    with pytest.raises(NotFinite, match="iteration 0: boxes are NaN"):
+        run(tmp_path, recipe())
 
 
 def test_weights_that_are_not_finite_are_never_scored(tmp_path):

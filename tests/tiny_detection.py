@@ -1,13 +1,16 @@
 """A detector of a few thousand parameters, and what it learns from."""
 
+import importlib
+
+import pytest
 import torch
 from tiny_worlds import BACKBONE
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.backbones import load_backbone
 from benchmarks.detection.settings import FasterRCNN
-from benchmarks.detection.torchvision_engine import Detector
 
+ENGINES = ["torchvision", pytest.param("detectron2", marks=pytest.mark.detectron2)]
 ONE_MAP = BACKBONE.model_copy(update={"features": (3,)})
 HEAD = {
     "pyramid": {"scales": [2.0, 1.0, 0.5], "channels": 16},
@@ -36,9 +39,12 @@ def head(**changes: dict) -> FasterRCNN:
     return FasterRCNN.model_validate(parts)
 
 
-def detector(seed: int = 0, classes: int = 7, **changes: dict) -> Detector:
+def detector(
+    seed: int = 0, classes: int = 7, engine: str = "torchvision", **changes: dict
+) -> nn.Module:
     torch.manual_seed(seed)
-    return Detector(load_backbone(ONE_MAP), ONE_MAP.features, head(**changes), classes)
+    module = importlib.import_module(f"benchmarks.detection.{engine}_engine")
+    return module.Detector(load_backbone(ONE_MAP), ONE_MAP.features, head(**changes), classes)
 
 
 def batch(empty: bool = False) -> dict[str, Tensor | list[Tensor]]:

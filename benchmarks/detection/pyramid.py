@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from benchmarks.detection import settings
+from benchmarks.errors import UserError
 
 
 class SimplePyramid(nn.Module):
@@ -34,6 +37,33 @@ class SimplePyramid(nn.Module):
         if self.extra:
             maps.append(nn.functional.max_pool2d(maps[-1], kernel_size=1, stride=2))
         return maps
+
+
+def last_map(backbone: nn.Module, features: Sequence[int], images: Tensor) -> Tensor:
+    """Output of the one block in `features`, before any final norm: (B, width, h, w)."""
+    (found,) = backbone.forward_intermediates(
+        images, indices=list(features), norm=False, stop_early=True, intermediates_only=True
+    )
+    return found
+
+
+def fitting_strides(
+    backbone: nn.Module, features: Sequence[int], spec: settings.Pyramid
+) -> list[int]:
+    """`strides` of the levels on this ViT.
+
+    Raises:
+        UserError: `features` is not one block of the backbone, or its patches do not fit.
+    """
+    if len(features) != 1 or not 0 <= features[0] < len(backbone.blocks):
+        raise UserError(
+            f"backbone.features {list(features)}: the pyramid reads one block out of "
+            f"0..{len(backbone.blocks) - 1}"
+        )
+    try:
+        return strides(backbone.patch_embed.patch_size[0], spec)
+    except ValueError as error:
+        raise UserError(f"head.pyramid.scales: {error}; drop it") from None
 
 
 def strides(patch: int, spec: settings.Pyramid) -> list[int]:

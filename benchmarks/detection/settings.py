@@ -140,8 +140,9 @@ class Roi(Strict):
 class FasterRCNN(Strict):
     """The detector: pyramid, proposals and box head. Both engines are built from these fields.
 
-    Box losses are smooth L1 with beta 1/9, which torchvision fixes. Anchors stand at the upper left
-    corner of their pixel, regions are pooled at half-pixel centres, as Detectron2 does both.
+    Box losses are smooth L1 with beta 1/9, which torchvision fixes and Detectron2 is given. Anchors
+    stand at the upper left corner of their pixel, regions are pooled at half-pixel centres, as
+    Detectron2 does both.
     """
 
     pyramid: Pyramid

@@ -16,9 +16,8 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import roi_align
 
 from benchmarks.detection.detections import Detections
-from benchmarks.detection.pyramid import SimplePyramid, padded, strides
+from benchmarks.detection.pyramid import SimplePyramid, fitting_strides, last_map, padded
 from benchmarks.detection.settings import FasterRCNN, Kept, Roi, Rpn
-from benchmarks.errors import UserError
 
 
 class Detector(nn.Module):
@@ -38,20 +37,11 @@ class Detector(nn.Module):
         self, backbone: nn.Module, features: Sequence[int], spec: FasterRCNN, classes: int
     ) -> None:
         super().__init__()
-        if len(features) != 1 or not 0 <= features[0] < len(backbone.blocks):
-            raise UserError(
-                f"backbone.features {list(features)}: the pyramid reads one block out of "
-                f"0..{len(backbone.blocks) - 1}"
-            )
-        patch = backbone.patch_embed.patch_size[0]
-        try:
-            steps = strides(patch, spec.pyramid)
-        except ValueError as error:
-            raise UserError(f"head.pyramid.scales: {error}; drop it") from None
+        steps = fitting_strides(backbone, features, spec.pyramid)
         self.backbone = backbone
         self.features = list(features)
         # Padded to it, every level covers the image exactly and its stride is a whole number.
-        self.multiple = max(*steps, patch)
+        self.multiple = max(*steps, backbone.patch_embed.patch_size[0])
         self.pyramid = SimplePyramid(backbone.embed_dim, spec.pyramid)
         self.rpn = _proposals(spec.rpn, spec.pyramid.channels)
         pooled = steps[: len(spec.pyramid.scales)]
@@ -83,10 +73,7 @@ class Detector(nn.Module):
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Levels of the pyramid, per level (B, channels, h, w), of images with fitting sides."""
-        (last,) = self.backbone.forward_intermediates(
-            images, indices=self.features, norm=False, stop_early=True, intermediates_only=True
-        )
-        return self.pyramid(last)
+        return self.pyramid(last_map(self.backbone, self.features, images))
 
     @torch.no_grad()
     def detect(self, images: Tensor) -> list[Detections]:
@@ -121,10 +108,10 @@ class Anchors(AnchorGenerator):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> Tensor:
-        """Boxes (ratios x sides, 4) around the origin, ratio after ratio."""
+        """Boxes (sides x ratios, 4) around the origin, side after side."""
         boxes = []
-        for ratio in aspect_ratios:
-            for side in scales:
+        for side in scales:
+            for ratio in aspect_ratios:
                 width, height = side / math.sqrt(ratio), side * math.sqrt(ratio)
                 boxes.append([-width / 2, -height / 2, width / 2, height / 2])
         return torch.tensor(boxes, dtype=dtype, device=device)
