@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -216,6 +217,14 @@ def test_a_folder_called_detectron2_is_no_engine(tmp_path, monkeypatch):
     assert importlib.util.find_spec("detectron2") is not None
     if importlib.util.find_spec("detectron2").origin is None:
         assert engines.resolve("auto") == "torchvision"
+
+
+def test_an_engine_that_cannot_be_imported_is_one_line(monkeypatch):
+    monkeypatch.setattr(engines, "_is_here", lambda: True)
+    monkeypatch.setitem(sys.modules, "detectron2.layers", None)
+    monkeypatch.delitem(sys.modules, "benchmarks.detection.detectron2_engine", raising=False)
+    with pytest.raises(UserError, match=r"engine detectron2: .* not to be imported \(.*detectron2"):
+        engines.load("auto")
 
 
 def test_the_engine_decides_the_digest_and_its_name_in_the_protocol_does_not(monkeypatch):

@@ -111,7 +111,7 @@ def test_proposals_are_equal(twins, training):
         model(batch()) if training else model.detect(batch()["image"])
     for one, other in zip(*seen, strict=True):
         assert len(one) > 5
-        assert torch.allclose(other.proposal_boxes.tensor, one, atol=1e-4)
+        assert torch.allclose(other.proposal_boxes.tensor, one, atol=1e-5)
 
 
 def test_detections_are_equal(twins):
@@ -120,10 +120,9 @@ def test_detections_are_equal(twins):
     images = torch.randn(3, 3, 45, 37)
     for one, other in zip(ours.detect(images), theirs.detect(images), strict=True):
         assert len(one.scores) > 5
-        assert len(set(one.labels)) > 1
         np.testing.assert_array_equal(other.labels, one.labels)
         np.testing.assert_allclose(other.scores, one.scores, atol=1e-6)
-        np.testing.assert_allclose(other.boxes, one.boxes, atol=1e-4)
+        np.testing.assert_allclose(other.boxes, one.boxes, atol=1e-5)
 
 
 @pytest.mark.parametrize("empty", [False, True])

@@ -43,6 +43,11 @@ def test_library_needs_nothing_but_torch(package: str) -> None:
         assert not extra, f"{file.relative_to(ROOT)} imports {extra}"
 
 
+def test_one_file_imports_detectron2() -> None:
+    files = [f.name for f in (ROOT / "benchmarks").rglob("*.py") if "detectron2" in imported(f)]
+    assert files == ["detectron2_engine.py"]
+
+
 def test_baselines_do_not_import_each_other() -> None:
     for file in (ROOT / "baselines").glob("*.py"):
         if file.name == "__init__.py":

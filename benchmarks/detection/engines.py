@@ -38,9 +38,16 @@ def load(asked: str) -> ModuleType:
     """The module of the engine that `asked` comes to.
 
     Raises:
-        UserError: as `resolve`.
+        UserError: as `resolve`, or the engine's library cannot be imported.
     """
-    return importlib.import_module(_MODULES[resolve(asked)])
+    found = resolve(asked)
+    try:
+        return importlib.import_module(_MODULES[found])
+    except ImportError as error:
+        raise UserError(
+            f"engine {found}: installed, but not to be imported ({error}); install it again, or "
+            "set another engine in the protocol"
+        ) from error
 
 
 def announcement(asked: str) -> str:
@@ -54,9 +61,5 @@ def announcement(asked: str) -> str:
 
 
 def _is_here() -> bool:
-    """Whether Detectron2 and the module that speaks to it are there."""
-    for name in (REFERENCE, _MODULES[REFERENCE]):
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:  # a folder of that name is no package
-            return False
-    return True
+    spec = importlib.util.find_spec(REFERENCE)
+    return spec is not None and spec.origin is not None  # a folder of that name is no package

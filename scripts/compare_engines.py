@@ -1,0 +1,119 @@
+"""Trains the same cells of Table 2 under both engines and prints how far their scores lie apart.
+
+Needs Detectron2. Cells that have a record in the folder are not run again:
+
+    python scripts/compare_engines.py results/runs/engines [--methods freeze,lora] [--seeds 0,1,2]
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+from tabulate import tabulate
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import arguments, statistics  # noqa: E402
+from benchmarks.cell import Cell, make_cell  # noqa: E402
+from benchmarks.claim import Plan  # noqa: E402
+from benchmarks.detection.engines import FALLBACK, REFERENCE  # noqa: E402
+from benchmarks.errors import UserError  # noqa: E402
+from benchmarks.listing import progress  # noqa: E402
+from benchmarks.record import Record  # noqa: E402
+from benchmarks.run import run_cell  # noqa: E402
+from benchmarks.statistics import Difference, Summary  # noqa: E402
+from benchmarks.sweep import end_workers_on_sigterm, sweep  # noqa: E402
+from benchmarks.table_spec import TableSpec, load_table  # noqa: E402
+from benchmarks.tables import values_by_seed  # noqa: E402
+
+ENGINES = (REFERENCE, FALLBACK)
+HEADINGS = ("method", "domain", "n", *ENGINES, f"{REFERENCE} - {FALLBACK}", "engines")
+
+
+def main(
+    out: Path,
+    methods: str = "freeze,lora,soma",
+    seeds: str = "",
+    profile: str = "mini",
+    data_root: Path | None = None,
+    workers: int = 1,
+) -> None:
+    """Run the cells that have no record yet, then print the table."""
+    spec = load_table("table2")
+    protocol = spec.protocol(profile)
+    root = arguments.data_root(protocol, data_root)
+    data = arguments.fingerprints(protocol, root)
+    chosen = arguments.names(methods)
+    plans = {}
+    for engine in ENGINES:
+        held_fixed = protocol.model_copy(update={"engine": engine})
+        cells = [
+            make_cell(held_fixed, method, seed=seed, data=data)
+            for seed in arguments.numbers(seeds) or protocol.seeds
+            for method in chosen
+        ]
+        plans[engine] = Plan(tuple(cells), out / engine, root, "cpu", run_cell)
+    end_workers_on_sigterm()
+    for plan in plans.values():
+        with progress(len(plan.cells)) as report:
+            outcome = sweep(plan, workers, report)
+        if outcome.exit_code:
+            print(*outcome.summary(), sep="\n", file=sys.stderr)
+            raise typer.Exit(outcome.exit_code)
+    rows = [row for method in chosen for row in compared(spec, protocol.selection, method, plans)]
+    print(tabulate(rows, HEADINGS, tablefmt="pipe", disable_numparse=True))
+    print(
+        f"\n{spec.metric} in percent: mean ± sample standard deviation over n seeds; differences "
+        "are paired by seed with a 95 % t interval. Engines agree where the difference is smaller "
+        "than half of that interval, which then contains 0."
+    )
+
+
+def compared(
+    spec: TableSpec, rule: str, method: str, plans: dict[str, Plan]
+) -> list[tuple[str, ...]]:
+    """One row per column of the table."""
+    both = []
+    for engine in ENGINES:
+        cells = [cell for cell in plans[engine].cells if cell.method == method]
+        records = load(cells, plans[engine].out)
+        both.append(values_by_seed(records, rule, spec.metric, spec.domains, spec.sources))
+    rows = []
+    for key, heading in spec.headings.items():
+        reference, other = (values[key] for values in both)
+        found = statistics.paired(reference, other)
+        scores = (score(statistics.summarise(list(each.values()))) for each in (reference, other))
+        verdict = statistics.agreement(found)
+        rows.append((method, heading, str(len(reference)), *scores, difference(found), verdict))
+    return rows
+
+
+def load(cells: Sequence[Cell], out: Path) -> list[Record]:
+    """The records of finished cells."""
+    return [Record.load(out / cell.path) for cell in cells]
+
+
+def score(found: Summary | None) -> str:
+    """Mean ± deviation."""
+    if found is None:
+        return "-"
+    return f"{found.mean:.1f}" + (f" ± {found.sd:.1f}" if found.sd is not None else "")
+
+
+def difference(found: Difference | None) -> str:
+    """Mean [interval]."""
+    if found is None:
+        return "-"
+    if found.low is None:
+        return f"{found.mean:+.1f}"
+    return f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
