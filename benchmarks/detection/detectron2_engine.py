@@ -11,20 +11,19 @@ from typing import Any
 
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import (
-    Backbone,
-    FastRCNNOutputLayers,
-    GeneralizedRCNN,
-    SimpleFeaturePyramid,
-    StandardROIHeads,
-)
+from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.backbone import Backbone, SimpleFeaturePyramid
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator.rpn import RPN, StandardRPNHead
-from detectron2.modeling.roi_heads.box_head import FastRCNNConvFCHead
+from detectron2.modeling.roi_heads import (
+    FastRCNNConvFCHead,
+    FastRCNNOutputLayers,
+    StandardROIHeads,
+)
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from timm.layers import LayerNorm2d
@@ -36,8 +35,8 @@ from benchmarks.detection.settings import FasterRCNN, Matching, Pyramid, Roi, Rp
 from benchmarks.errors import UserError
 
 BETA = 1 / 9  # of smooth L1; torchvision fixes it, Detectron2's default is plain L1
-# As the other engine calls them.
-_LOSSES = {
+# Of the losses: as the other engine calls them.
+_NAMES = {
     "loss_rpn_cls": "objectness",
     "loss_rpn_loc": "rpn_box_reg",
     "loss_cls": "classifier",
@@ -71,7 +70,7 @@ class Detector(nn.Module):
         self.backbone = backbone
         pyramid = _pyramid(VitMap(backbone, features), spec.pyramid, steps)
         levels = list(pyramid.output_shape())
-        pooled = dict(list(zip(levels, steps, strict=True))[: len(spec.pyramid.scales)])
+        pooled = dict(zip(levels, steps[: len(spec.pyramid.scales)], strict=False))
         self.rcnn = PaddedRCNN(
             max(*steps, backbone.patch_embed.patch_size[0]),
             backbone=pyramid,
@@ -82,14 +81,9 @@ class Detector(nn.Module):
         )
 
     def forward(self, batch: dict[str, Tensor | list[Tensor]]) -> dict[str, Tensor]:
-        """Losses of a batch, to be added up.
+        """Losses of a batch, to be added up; both as in `torchvision_engine`.
 
         Which anchors and proposals are learnt is drawn from torch's global generator.
-
-        Args:
-            batch: image float (B, 3, S, S), normalised, 0 where padded; boxes: per image (n, 4) in
-                pixels; labels: per image int64 (n,) from 0 on; size int64 (B, 2), height and width
-                before padding.
 
         Raises:
             FloatingPointError: a proposal is not finite.
@@ -103,7 +97,7 @@ class Detector(nn.Module):
             items.append({"image": image, "height": height, "width": width, "instances": objects})
         with EventStorage():  # Detectron2 counts its samples there, and asks for one
             losses = self.rcnn(items)
-        return {_LOSSES[name]: value for name, value in losses.items()}
+        return {_NAMES[name]: value for name, value in losses.items()}
 
     @torch.no_grad()
     def detect(self, images: Tensor) -> list[Detections]:
@@ -113,14 +107,13 @@ class Detector(nn.Module):
         """
         height, width = images.shape[-2:]
         results = self.rcnn([{"image": each, "height": height, "width": width} for each in images])
-        found = [result["instances"] for result in results]
         return [
             Detections(
                 each.pred_boxes.tensor.cpu().numpy(),
                 each.scores.cpu().numpy(),
                 each.pred_classes.cpu().numpy(),
             )
-            for each in found
+            for each in (result["instances"] for result in results)
         ]
 
 
@@ -149,12 +142,10 @@ class VitMap(Backbone):
 
 
 class PaddedRCNN(GeneralizedRCNN):
-    """Takes images that are normalised, and padded to one size.
+    """Takes images of one size, normalised; pads them to sides of a multiple.
 
-    Args:
-        multiple: they are padded on to sides of this multiple. Then every level covers the image
-            exactly.
-        parts: of GeneralizedRCNN.
+    Then every level covers them exactly. What of an image was no padding before, its dictionary
+    says: height and width.
     """
 
     def __init__(self, multiple: int, **parts: Any) -> None:
@@ -162,17 +153,14 @@ class PaddedRCNN(GeneralizedRCNN):
         self.multiple = multiple
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """What of each image is no padding, its dictionary says: height and width."""
+        """The padded images, (B, 3, h, w), with their sizes."""
         images = torch.stack([each["image"] for each in batched_inputs])
         sizes = [(each["height"], each["width"]) for each in batched_inputs]
         return ImageList(padded(images, self.multiple), sizes)
 
 
 class Float32:
-    """Before a head: it computes in float32, as overlaps and deltas need.
-
-    The network around it may run in a shorter type.
-    """
+    """Before a head: overlaps and deltas need float32, even in a network of a shorter type."""
 
     def forward(self, images: ImageList, features: Mapping[str, Tensor], *others: Any) -> Any:
         """As the head's."""
@@ -194,7 +182,7 @@ def _pyramid(vit: VitMap, spec: Pyramid, steps: Sequence[int]) -> SimpleFeatureP
     if spec.extra:
         top = LastLevelMaxPool()
         top.in_feature = f"p{int(math.log2(steps[-2]))}"  # the coarsest level; always p5 by default
-    # A recipe knows norm layers, which do not decay, by nn.LayerNorm; Detectron2's own is none.
+    # Detectron2's own layer norm is no nn.LayerNorm, by which a recipe knows what does not decay.
     return SimpleFeaturePyramid(vit, "map", spec.channels, spec.scales, top, LayerNorm2d)
 
 
