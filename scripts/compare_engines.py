@@ -6,7 +6,6 @@ Needs Detectron2. Cells that have a record in the folder are not run again:
 """
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import typer
@@ -16,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import arguments, statistics  # noqa: E402
-from benchmarks.cell import Cell, make_cell  # noqa: E402
+from benchmarks.cell import make_cell  # noqa: E402
 from benchmarks.claim import Plan  # noqa: E402
 from benchmarks.detection.engines import FALLBACK, REFERENCE  # noqa: E402
 from benchmarks.errors import UserError  # noqa: E402
@@ -34,7 +33,7 @@ HEADINGS = ("method", "domain", "n", *ENGINES, f"{REFERENCE} - {FALLBACK}", "eng
 
 def main(
     out: Path,
-    methods: str = "freeze,lora,soma",
+    methods: str = "",
     seeds: str = "",
     profile: str = "mini",
     data_root: Path | None = None,
@@ -45,7 +44,7 @@ def main(
     protocol = spec.protocol(profile)
     root = arguments.data_root(protocol, data_root)
     data = arguments.fingerprints(protocol, root)
-    chosen = arguments.names(methods)
+    chosen = arguments.names(methods) or spec.methods
     plans = {}
     for engine in ENGINES:
         held_fixed = protocol.model_copy(update={"engine": engine})
@@ -67,7 +66,7 @@ def main(
     print(
         f"\n{spec.metric} in percent: mean ± sample standard deviation over n seeds; differences "
         "are paired by seed with a 95 % t interval. Engines agree where the difference is smaller "
-        "than half of that interval, which then contains 0."
+        "than half the width of that interval, which then contains 0."
     )
 
 
@@ -77,8 +76,8 @@ def compared(
     """One row per column of the table."""
     both = []
     for engine in ENGINES:
-        cells = [cell for cell in plans[engine].cells if cell.method == method]
-        records = load(cells, plans[engine].out)
+        cells, out = plans[engine].cells, plans[engine].out
+        records = [Record.load(out / cell.path) for cell in cells if cell.method == method]
         both.append(values_by_seed(records, rule, spec.metric, spec.domains, spec.sources))
     rows = []
     for key, heading in spec.headings.items():
@@ -88,11 +87,6 @@ def compared(
         verdict = statistics.agreement(found)
         rows.append((method, heading, str(len(reference)), *scores, difference(found), verdict))
     return rows
-
-
-def load(cells: Sequence[Cell], out: Path) -> list[Record]:
-    """The records of finished cells."""
-    return [Record.load(out / cell.path) for cell in cells]
 
 
 def score(found: Summary | None) -> str:
