@@ -10,7 +10,14 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import arguments, bench_commands, data_commands, listing, method_commands
+from benchmarks import (
+    arguments,
+    bench_commands,
+    data_commands,
+    listing,
+    method_commands,
+    run_command,
+)
 from benchmarks.arguments import (
     REFERENCE,
     RUNS,
@@ -27,7 +34,6 @@ from benchmarks.arguments import (
 from benchmarks.download.command import download
 from benchmarks.environment import REPOSITORY
 from benchmarks.errors import UserError, closest
-from benchmarks.protocol import load_protocol
 from benchmarks.record import load_records, write_atomically
 
 app = typer.Typer(
@@ -37,42 +43,7 @@ mini = typer.Typer(no_args_is_help=True, help="The mini worlds and their backbon
 app.add_typer(mini, name="mini")
 
 
-@app.command()
-def run(
-    protocol: str,
-    method: str,
-    seed: int = 0,
-    mode: Mode = "controlled",
-    settings: Settings = [],  # noqa: B006 - typer copies it
-    placement: PlacementName = "default",
-    device: Device = "cpu",
-    data_root: DataRoot = None,
-    out: Out = RUNS,
-) -> None:
-    """Train and score one cell: METHOD is a name or path/to/file.py:Class."""
-    from benchmarks.cell import make_cell, parse_changes
-    from benchmarks.claim import Plan, run_one
-    from benchmarks.run import run_cell
-
-    held_fixed = load_protocol(protocol)
-    root = arguments.data_root(held_fixed, data_root)
-    arguments.announce(held_fixed)
-    where = None if placement == "default" else placement
-    changes = parse_changes(settings)
-    cell = make_cell(held_fixed, method, seed=seed, placement=where, mode=mode, changes=changes)
-    cell = cell.reading(arguments.fingerprints(held_fixed, root))
-    result = run_one(Plan((cell,), out, root, device, run_cell), cell, True, wait_for_lock=False)
-    if result is None:
-        raise UserError(
-            f"{cell}: another process runs it now; its record will be {out / cell.path}"
-        )
-    record, made = result
-    if not made:
-        print("recorded before; nothing was run", file=sys.stderr)
-    listing.print_record(record)
-    print(out / cell.path)
-    if record.status == "failed":
-        raise typer.Exit(1)
+app.command()(run_command.run)
 
 
 @app.command()

@@ -23,6 +23,8 @@ Settings = Annotated[
     list[str], typer.Option("--set", help="recipe.FIELD=VALUE or method.FIELD=VALUE; repeatable.")
 ]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Devices = Annotated[int, typer.Option(min=1, help="Of them on each node, sharing each batch.")]
+Nodes = Annotated[int, typer.Option(min=1, help="Machines; srun or torchrun starts the processes.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data sets.")]
 Out = Annotated[Path, typer.Option(help="Folder of the records.")]
 

@@ -28,7 +28,10 @@ _NOT_SEMANTICS = {
     *("recipe", "recipes", "methods", "placements", "default_placement"),
     "engine",  # which one it came to is a part of the cell
 }
-_NOT_SEMANTICS_OF_RECIPE = {"checkpoint_every", "loader_workers"}
+# The last two save memory and move numbers by rounding only, as does the number of devices.
+_NOT_SEMANTICS_OF_RECIPE = {
+    *("checkpoint_every", "loader_workers", "accumulate", "activation_checkpointing")
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +130,9 @@ def make_cell(
     fields.setdefault("start_block", protocol.placements[placement])
     make_method(method, fields)  # wrong names and values show here, before any work
     label = method_names.label(method)
+    recipe_changes = changes.pop("recipe", {}).items()
+    if kept := {key: value for key, value in recipe_changes if key not in _NOT_SEMANTICS_OF_RECIPE}:
+        changes["recipe"] = kept
     if changes:
         label += f"+{digest_of(changes)[:8]}"
     return Cell(

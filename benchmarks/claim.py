@@ -79,3 +79,13 @@ def run_one(
     except OSError as error:
         where = error.filename or path
         raise UserError(f"{cell}: {where}: {error.strerror or error}") from None
+
+
+def follow(plan: Plan, cell: Cell) -> None:
+    """Take part in a cell as one of several processes, of which the first has its lock.
+
+    Raises:
+        UserError: as `run_one`.
+    """
+    if finished(cell, plan.out) is None:
+        plan.run(cell, plan.out, plan.data_root, plan.device, False)

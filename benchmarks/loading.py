@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class Order:
 
 def loaded(
     samples: Dataset,
-    order: range,
+    order: Sequence[int],
     workers: int,
     batch: int | None = None,
     collate: Callable[[list[Any]], Any] | None = None,

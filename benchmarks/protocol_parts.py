@@ -170,6 +170,9 @@ class Recipe(Strict):
         precision: Lightning's name of it. checkpoint_every: iterations.
         evaluate_at: iterations; the last one is always evaluated.
         threads: torch threads of one process. loader_workers: data loading processes.
+        accumulate: micro-batches that each process makes of its share of a batch.
+        activation_checkpointing: blocks of the backbone are computed again in the backward pass
+            instead of being kept.
     """
 
     iterations: Count
@@ -196,6 +199,8 @@ class Recipe(Strict):
     evaluate_at: tuple[Count, ...] = ()
     threads: Count = 1
     loader_workers: Index = 0
+    accumulate: Count = later(1)
+    activation_checkpointing: bool = later(False)
 
     @model_validator(mode="after")
     def _schedule_is_complete(self) -> "Recipe":

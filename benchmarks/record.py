@@ -55,7 +55,12 @@ class Parameters(_Part):
 
 
 class Cost(_Part):
-    """Seconds, and peak bytes of memory while training and evaluating; null is not measured."""
+    """Seconds, and peak bytes of memory while training and evaluating; null is not measured.
+
+    Attributes:
+        devices: on each of `nodes`, sharing every batch; the memory is that of the first.
+        micro_batch: images of one forward pass on one device.
+    """
 
     seconds_per_step: float | None = None
     train_seconds: float | None = None
@@ -63,6 +68,9 @@ class Cost(_Part):
     adapt_seconds: float | None = None
     peak_train_bytes: int | None = None
     peak_evaluate_bytes: int | None = None
+    devices: int = 1
+    nodes: int = 1
+    micro_batch: int | None = None
 
 
 class LossPoint(_Part):

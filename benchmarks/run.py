@@ -19,6 +19,7 @@ from benchmarks import outcome
 from benchmarks.backbones import BACKBONE
 from benchmarks.cell import Cell
 from benchmarks.checkpoint import Checkpoint
+from benchmarks.devices import check_batch, launch, make_fabric
 from benchmarks.errors import UserError
 from benchmarks.memory import PeakMemory
 from benchmarks.protocol import Protocol
@@ -26,6 +27,7 @@ from benchmarks.protocol_parts import RANDOM
 from benchmarks.recipe import make_optimizer, resolve_decay_schedule
 from benchmarks.record import Cost, Record, record_of
 from benchmarks.seeding import torch_seed
+from benchmarks.share import Share
 from benchmarks.train import NotFinite, Training, train
 from soma.method import Method, NotApplicable, adapt
 
@@ -33,7 +35,13 @@ TASKS = {"segmentation": "benchmarks.segmentation", "detection": "benchmarks.det
 
 
 def run_cell(
-    cell: Cell, out: Path, data_root: Path, device: str = "cpu", progress: bool = False
+    cell: Cell,
+    out: Path,
+    data_root: Path,
+    device: str = "cpu",
+    progress: bool = False,
+    devices: int = 1,
+    nodes: int = 1,
 ) -> Record:
     """Run a cell, from its checkpoint where there is one, and write what came of it.
 
@@ -43,14 +51,38 @@ def run_cell(
     at the last iteration. The record is written last: where it is, they are.
 
     The caller holds the lock of the cell. On the CPU the same cell gives the same bits each time.
+    Where several devices share each batch, the first process alone writes, and the numbers are
+    those of one device but for rounding (see `share`).
+
+    Args:
+        cell: what to run.
+        out: folder of the records; all nodes have to see it.
+        data_root: folder of the data sets.
+        device: "cpu", "cuda" or "cuda:<index>".
+        progress: show a bar, on a terminal.
+        devices: how many of them on each node.
+        nodes: how many machines; beyond one, srun or torchrun starts the processes.
 
     Raises:
         UserError: data, device, protocol or method do not fit, or a file cannot be written. A
             method that cannot be applied to the backbone and a loss that is not finite are
             outcomes instead: they come back, and are written, as a record of that status.
     """
+    recipe = cell.protocol.recipe
+    check_batch(recipe, devices * nodes)
+    fabric = make_fabric(device, recipe.precision, devices, nodes)
+    work = partial(
+        _run_process, cell=cell, out=out, data_root=data_root, progress=progress, nodes=nodes
+    )
+    return launch(fabric, work)
+
+
+def _run_process(
+    fabric: Fabric, cell: Cell, out: Path, data_root: Path, progress: bool, nodes: int
+) -> Record:
+    """What each process of a cell does."""
     protocol, path = cell.protocol, out / cell.path
-    fabric = make_fabric(device, protocol.recipe.precision)
+    share = Share(fabric.global_rank, fabric.world_size)
     torch.set_num_threads(protocol.recipe.threads)
     torch.use_deterministic_algorithms(fabric.device.type == "cpu")
     task = importlib.import_module(TASKS[protocol.task])
@@ -58,11 +90,12 @@ def run_cell(
         adapted = build(cell, task)
     except NotApplicable as error:
         record = record_of(cell, "not_applicable", str(error))
-        record.write(path)
+        if fabric.is_global_zero:
+            record.write(path)
         return record
     training = make_training(cell, adapted, fabric)
-    scoring = Scoring(task, adapted.model, protocol, data_root, PeakMemory(fabric.device))
-    batches = partial(task.batches, protocol, data_root, cell.seed)
+    scoring = Scoring(task, adapted.model, protocol, data_root, share, PeakMemory(fabric.device))
+    batches = partial(task.batches, protocol, data_root, cell.seed, share=share)
     checkpoint = Checkpoint(Path(f"{path}.checkpoint"), cell.digest)
     status, reason = "done", ""
     try:
@@ -71,8 +104,9 @@ def run_cell(
     except NotFinite as error:
         status, reason = "failed", str(error)
     else:
-        outcome.write_results(path, scoring.arrays, scoring.files)
-        outcome.write_weights(path.with_suffix(".safetensors"), adapted.model, adapted.method)
+        if fabric.is_global_zero:
+            outcome.write_results(path, scoring.arrays, scoring.files)
+            outcome.write_weights(path.with_suffix(".safetensors"), adapted.model, adapted.method)
     history = training.state.history
     record = record_of(
         cell,
@@ -80,28 +114,13 @@ def run_cell(
         reason,
         evaluations=outcome.evaluations(history),
         parameters=outcome.parameters(adapted.model),
-        cost=_cost(training, scoring, adapted.seconds),
+        cost=_cost(training, scoring, adapted.seconds, nodes),
         losses=outcome.losses(history),
     )
-    record.write(path)
-    checkpoint.remove()
+    if fabric.is_global_zero:
+        record.write(path)
+        checkpoint.remove()
     return record
-
-
-def make_fabric(device: str, precision: str) -> Fabric:
-    """Lightning Fabric on "cpu", "cuda" or "cuda:<index>".
-
-    Raises:
-        UserError: no such device here.
-    """
-    kind, _, index = device.partition(":")
-    if kind == "cpu" and not index:
-        return Fabric(accelerator="cpu", devices=1, precision=precision)
-    if kind != "cuda" or not (index or "0").isdecimal():
-        raise UserError(f"device {device!r}: expected cpu, cuda or cuda:<index>")
-    if int(index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device {device!r}: torch sees {torch.cuda.device_count()} CUDA devices")
-    return Fabric(accelerator="cuda", devices=[int(index or 0)], precision=precision)
 
 
 @dataclass
@@ -165,6 +184,8 @@ def make_training(cell: Cell, adapted: Adapted, fabric: Fabric) -> Training:
     """The optimizer comes last, on the device: it holds what the method lets learn."""
     recipe = resolve_decay_schedule(cell.protocol.recipe, adapted.method.annealed_decay)
     model = fabric.to_device(adapted.model)
+    if recipe.activation_checkpointing:
+        model.backbone.set_grad_checkpointing()
     optimizer = make_optimizer(model, recipe, adapted.decay_rules)
     return Training(model, optimizer, recipe, cell.seed, fabric)
 
@@ -177,6 +198,7 @@ class Scoring:
     model: nn.Module
     protocol: Protocol
     data_root: Path
+    share: Share
     memory: PeakMemory
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     files: dict[str, Callable[[Path], None]] = field(default_factory=dict)
@@ -188,7 +210,9 @@ class Scoring:
         self.arrays, self.files = {}, {}
         with self.memory.phase("evaluate"):
             for domain in self.task.domains(self.protocol):
-                result = self.task.evaluate(self.model, self.protocol, self.data_root, domain)
+                result = self.task.evaluate(
+                    self.model, self.protocol, self.data_root, domain, self.share
+                )
                 scores[domain.domain] = {
                     "role": self.protocol.role(domain),
                     "metrics": result.metrics,
@@ -203,7 +227,8 @@ class Scoring:
         return json.loads(json.dumps(scores))  # a checkpoint takes no numpy scalars
 
 
-def _cost(training: Training, scoring: Scoring, adapt_seconds: float) -> Cost:
+def _cost(training: Training, scoring: Scoring, adapt_seconds: float, nodes: int) -> Cost:
+    world, recipe = scoring.share.world, training.recipe
     history, peaks = training.state.history, scoring.memory.peaks
     return Cost(
         seconds_per_step=history.seconds_per_step,
@@ -212,4 +237,7 @@ def _cost(training: Training, scoring: Scoring, adapt_seconds: float) -> Cost:
         adapt_seconds=adapt_seconds,
         peak_train_bytes=peaks.get("train") if training.steps_here else None,
         peak_evaluate_bytes=peaks.get("evaluate"),
+        devices=world // nodes,
+        nodes=nodes,
+        micro_batch=recipe.batch // (world * recipe.accumulate),
     )

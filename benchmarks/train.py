@@ -10,12 +10,12 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from benchmarks.checkpoint import Checkpoint, History, State
+from benchmarks.errors import UserError
 from benchmarks.progress import training_bar
 from benchmarks.protocol import Recipe
 from benchmarks.recipe import AdamW, make_average, set_rates
 from benchmarks.seeding import torch_seed
-
-Batch = dict[str, torch.Tensor]
+from benchmarks.share import Batch, micro_batches
 
 
 class NotFinite(Exception):
@@ -45,18 +45,11 @@ class Training:
         started, state, iteration = time.perf_counter(), self.state, self.state.history.iteration
         batch = self.fabric.to_device(next(batches))
         set_rates(state.optimizer, self.recipe, iteration)
-        torch.manual_seed(torch_seed(self.seed, "loss", iteration))
-        try:
-            losses = self._model(batch)
-        except FloatingPointError as error:  # a model may notice before its loss does
-            raise NotFinite(iteration, str(error)) from error
-        total = sum(losses.values())
-        loss = total.item()
-        if not math.isfinite(loss):
-            parts = ", ".join(f"{name} {part.item():.4g}" for name, part in losses.items())
-            raise NotFinite(iteration, f"the loss is {loss} ({parts})")
         state.optimizer.zero_grad()
-        self.fabric.backward(total)
+        loss, losses = self._backward(batch, iteration)
+        if not math.isfinite(loss):
+            parts = ", ".join(f"{name} {part:.4g}" for name, part in losses.items())
+            raise NotFinite(iteration, f"the loss is {loss} ({parts})")
         if self.recipe.clip is not None:
             # A gradient that is not finite shows in the next loss; with a loss scale it is normal.
             limit = {"max_norm": self.recipe.clip, "error_if_nonfinite": False}
@@ -67,6 +60,26 @@ class Training:
         self.steps_here += 1
         state.history.add(loss, time.perf_counter() - started)
         return loss
+
+    def _backward(self, batch: Batch, iteration: int) -> tuple[float, dict[str, float]]:
+        """Gradients of the whole batch, of which this process has its share; loss, and its terms.
+
+        All processes come to the same values, and so to the same decisions.
+        """
+        fabric, counters = self.fabric, (self.seed, "loss", iteration)
+        parts = micro_batches(batch, fabric, self.recipe.accumulate, torch_seed(*counters))
+        means = 0.0
+        for number, part in enumerate(parts, 1):
+            index = [part["part"].index] if "part" in part else []
+            torch.manual_seed(torch_seed(*counters, *index))
+            # Processes average their gradients once, after the last micro-batch.
+            with fabric.no_backward_sync(self._model, enabled=number < len(parts)):
+                losses = self._model(part)
+                total = sum(losses.values())
+                fabric.backward(total / len(parts))
+            means = means + torch.stack([total, *losses.values()]).detach() / len(parts)
+        loss, *terms = fabric.all_reduce(means).tolist()
+        return loss, dict(zip(losses, terms, strict=True))
 
     def evaluate(self, evaluate: Callable[[int], Any]) -> None:
         """Score the weights as they would be kept now: averaged, if the recipe averages."""
@@ -98,25 +111,32 @@ def train(
         checkpoint: written every `recipe.checkpoint_every` iterations.
         progress: show a bar, on a terminal.
 
+    Where several processes share the batches, the first one writes and shows progress.
+
     Raises:
         NotFinite: the loss or a trained parameter is NaN or infinite.
-        UserError: the checkpoint belongs to another cell or cannot be written.
+        UserError: the checkpoint belongs to another cell, cannot be written, or is not seen by
+            every process.
     """
     state, recipe = training.state, training.recipe
     scored_at = {*recipe.evaluate_at, recipe.iterations}
     saved_at = {*range(0, recipe.iterations, recipe.checkpoint_every), *scored_at}
     checkpoint.restore(state)
-    history = state.history
+    history, first = state.history, training.fabric.is_global_zero
+    if training.fabric.broadcast(history.iteration) != history.iteration:
+        raise UserError(
+            f"{checkpoint.path}: not seen on every node; choose an --out that they share"
+        )
     remaining = batches(history.iteration)
     state.model.train()
     # A checkpoint comes before the scoring of its iteration, which a resumed run repeats.
-    with training_bar(recipe.iterations, history.iteration, progress) as advance:
+    with training_bar(recipe.iterations, history.iteration, progress and first) as advance:
         for iteration in range(history.iteration, recipe.iterations + 1):
             if iteration in scored_at - history.evaluations.keys():
                 training.evaluate(evaluate)
             if iteration < recipe.iterations:
                 advance(training.step(remaining))
-                if iteration + 1 in saved_at:
+                if first and iteration + 1 in saved_at:
                     checkpoint.save(state)
     if state.average:
         state.average.swap()

@@ -12,7 +12,9 @@ from benchmarks.errors import UserError
 from benchmarks.record import Record
 
 
-def quick(cell: Cell, out: Path, data_root: Path, device: str, progress: bool) -> Record:
+def quick(
+    cell: Cell, out: Path, data_root: Path, device: str, progress: bool, **where: int
+) -> Record:
     """A done record; leaves one line per run in `<data_root>/log`."""
     with (data_root / "log").open("a") as log:
         log.write(f"{cell.seed} {cell.label}\n")

@@ -12,6 +12,7 @@ from benchmarks.metrics import confusion, summary
 from benchmarks.protocol import SegmentationProtocol, load_protocol
 from benchmarks.seeding import stream
 from benchmarks.segmentation import Evaluation
+from benchmarks.share import WHOLE
 
 BACKBONE = {
     "name": "vit_tiny_patch16_224",
@@ -75,7 +76,7 @@ class FakeTask(ModuleType):
     def build(self, protocol):
         return Net(load_backbone(protocol.backbone))
 
-    def batches(self, protocol, data_root, seed, first=0):
+    def batches(self, protocol, data_root, seed, first=0, share=WHOLE):
         for iteration in range(first, protocol.recipe.iterations):
             if iteration == self.dies_at:
                 raise KeyboardInterrupt
@@ -87,7 +88,7 @@ class FakeTask(ModuleType):
     def domains(self, protocol):
         return [*protocol.validation, *protocol.targets]
 
-    def evaluate(self, model, protocol, data_root, domain):
+    def evaluate(self, model, protocol, data_root, domain, share=WHOLE):
         rng = stream(len(domain.domain), "order")
         images = torch.from_numpy(rng.normal(size=(5, 3, 32, 32)).astype(np.float32))
         guesses = model.score(images).argmax(1).numpy()

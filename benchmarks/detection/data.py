@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from benchmarks.card_files import Pair
@@ -23,8 +22,7 @@ from benchmarks.protocol_parts import Domain, Input
 from benchmarks.seeding import stream
 from benchmarks.segmentation.augment import normalise
 from benchmarks.segmentation.reading import fit
-
-Batch = dict[str, Tensor | list[Tensor]]
+from benchmarks.share import WHOLE, Batch, Share
 
 
 class TrainingSamples(Dataset):
@@ -64,8 +62,12 @@ class TrainingSamples(Dataset):
         )
 
 
-def batches(protocol: Protocol, data_root: Path, seed: int, first: int = 0) -> Iterator[Batch]:
+def batches(
+    protocol: Protocol, data_root: Path, seed: int, first: int = 0, share: Share = WHOLE
+) -> Iterator[Batch]:
     """Training batches of the iterations `first`, `first` + 1, ... up to the last of the recipe.
+
+    B is the batch of the recipe, or what is this process's `share` of it.
 
     Yields:
         image float32 (B, 3, crop, crop), normalised, padded at the bottom and on the right; boxes,
@@ -79,8 +81,9 @@ def batches(protocol: Protocol, data_root: Path, seed: int, first: int = 0) -> I
     samples = TrainingSamples(
         protocol.source, Path(data_root), protocol.augment, protocol.input, seed
     )
-    counters = range(first * recipe.batch, recipe.iterations * recipe.batch)
-    return loaded(samples, counters, recipe.loader_workers, recipe.batch, _collate)
+    counters = share.samples(recipe.batch, first, recipe.iterations)
+    together = recipe.batch // share.world
+    return loaded(samples, counters, recipe.loader_workers, together, _collate)
 
 
 class EvaluationSamples(Dataset):
@@ -113,9 +116,9 @@ class EvaluationSamples(Dataset):
 
 
 def evaluation_samples(
-    protocol: Protocol, data_root: Path, domain: Domain
+    protocol: Protocol, data_root: Path, domain: Domain, share: Share = WHOLE
 ) -> Iterator[dict[str, Any]]:
-    """The samples of one domain in name order.
+    """The samples of one domain, or of this process's `share` of it, in name order.
 
     Yields:
         image float32 (3, h, w) at test size; scale, (vertical, horizontal) test size / file size;
@@ -125,7 +128,7 @@ def evaluation_samples(
         UserError: a data folder or file is not as its card says.
     """
     samples = EvaluationSamples(domain, Path(data_root), protocol.input)
-    return loaded(samples, range(len(samples)), protocol.recipe.loader_workers)
+    return loaded(samples, share.items(len(samples)), protocol.recipe.loader_workers)
 
 
 def _collate(samples: list[dict[str, np.ndarray]]) -> Batch:

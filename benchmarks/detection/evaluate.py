@@ -20,17 +20,23 @@ from benchmarks.errors import UserError
 from benchmarks.evaluation import Evaluation
 from benchmarks.protocol import DetectionProtocol
 from benchmarks.protocol_parts import Domain
+from benchmarks.share import WHOLE, Share
 
 IMAGES_PER_FORWARD = 8
 
 
 def evaluate(
-    model: nn.Module, protocol: DetectionProtocol, data_root: Path, domain: Domain
+    model: nn.Module,
+    protocol: DetectionProtocol,
+    data_root: Path,
+    domain: Domain,
+    share: Share = WHOLE,
 ) -> Evaluation:
     """Scores the images of a domain at its test size against the boxes in its files.
 
     Metrics: those of `metrics.scores`. Files: the detections of all images, in COCO's format. The
-    model is put into evaluation mode and back into the mode that it was in.
+    model is put into evaluation mode and back into the mode that it was in. Of several processes
+    each scores its `share`, and all return the whole.
 
     Raises:
         UserError: a data folder or file is not as its card says; no object to be found.
@@ -38,8 +44,8 @@ def evaluate(
     training = model.training
     model.eval()
     try:
-        samples = evaluation_samples(protocol, data_root, domain)
-        found = list(_found(model, samples))
+        samples = evaluation_samples(protocol, data_root, domain, share)
+        found = share.gather(_found(model, samples))
     finally:
         model.train(training)
     names = [sample["name"] for sample, _ in found]

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from benchmarks.card_files import Pair
-from benchmarks.cards import Card, load_card
+from benchmarks.cards import IGNORE, Card, load_card
 from benchmarks.errors import UserError
 from benchmarks.loading import Order, loaded
 from benchmarks.protocol import Protocol
@@ -19,8 +19,7 @@ from benchmarks.protocol_parts import Augment, Domain, Input
 from benchmarks.seeding import stream
 from benchmarks.segmentation import augment as augmentation
 from benchmarks.segmentation.reading import evaluation_pairs, fit, read_pair, training_pairs
-
-Batch = dict[str, torch.Tensor]
+from benchmarks.share import WHOLE, Batch, Share
 
 
 class TrainingSamples(Dataset):
@@ -60,11 +59,16 @@ class TrainingSamples(Dataset):
         return {"image": image, "label": label}
 
 
-def batches(protocol: Protocol, data_root: Path, seed: int, first: int = 0) -> Iterator[Batch]:
+def batches(
+    protocol: Protocol, data_root: Path, seed: int, first: int = 0, share: Share = WHOLE
+) -> Iterator[Batch]:
     """Training batches of the iterations `first`, `first` + 1, ... up to the last of the recipe.
 
+    B is the batch of the recipe, or what is this process's `share` of it.
+
     Yields:
-        image float32 (B, 3, crop, crop), normalised; label int64 (B, crop, crop), 255 = ignore.
+        image float32 (B, 3, crop, crop), normalised; label int64 (B, crop, crop), 255 = ignore;
+        targets int64 (B,), the number of classes in each label.
 
     Raises:
         UserError: a data folder or file is not as its card says.
@@ -73,8 +77,9 @@ def batches(protocol: Protocol, data_root: Path, seed: int, first: int = 0) -> I
     samples = TrainingSamples(
         protocol.source, Path(data_root), protocol.augment, protocol.input, seed
     )
-    counters = range(first * recipe.batch, recipe.iterations * recipe.batch)
-    return loaded(samples, counters, recipe.loader_workers, recipe.batch, _collate)
+    counters = share.samples(recipe.batch, first, recipe.iterations)
+    together = recipe.batch // share.world
+    return loaded(samples, counters, recipe.loader_workers, together, _collate)
 
 
 class EvaluationSamples(Dataset):
@@ -110,19 +115,24 @@ class EvaluationSamples(Dataset):
 
 
 def evaluation_samples(
-    protocol: Protocol, data_root: Path, domain: Domain
+    protocol: Protocol, data_root: Path, domain: Domain, share: Share = WHOLE
 ) -> Iterator[dict[str, Any]]:
-    """The samples of one domain in name order.
+    """The samples of one domain, or of this process's `share` of it, in name order.
 
     Raises:
         UserError: a data folder or file is not as its card says.
     """
     samples = EvaluationSamples(domain, Path(data_root), protocol.input)
-    return loaded(samples, range(len(samples)), protocol.recipe.loader_workers)
+    return loaded(samples, share.items(len(samples)), protocol.recipe.loader_workers)
 
 
 def _collate(samples: list[dict[str, np.ndarray]]) -> Batch:
-    return {
+    batch = {
         key: torch.from_numpy(np.stack([sample[key] for sample in samples]))
         for key in ("image", "label")
     }
+    # The loss of a part of a batch has to know the targets of the whole one.
+    present = [
+        np.bincount(sample["label"].ravel(), minlength=IGNORE)[:IGNORE] > 0 for sample in samples
+    ]
+    return batch | {"targets": torch.from_numpy(np.stack(present).sum(1))}

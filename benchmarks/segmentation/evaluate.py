@@ -20,17 +20,21 @@ from benchmarks.protocol import Protocol
 from benchmarks.protocol_parts import Domain
 from benchmarks.segmentation.data import evaluation_samples
 from benchmarks.segmentation.mask2former import Segmenter
+from benchmarks.share import WHOLE, Share
 
 WINDOWS_PER_FORWARD = 8
 
 
-def evaluate(model: Segmenter, protocol: Protocol, data_root: Path, domain: Domain) -> Evaluation:
+def evaluate(
+    model: Segmenter, protocol: Protocol, data_root: Path, domain: Domain, share: Share = WHOLE
+) -> Evaluation:
     """Scores the images of a domain at its test size against the unresized ground truth.
 
     Metrics: {"mIoU": percent, "IoU": percent per class, None where undefined}. Arrays:
     {"confusion": int32 (images, classes, classes), rows ground truth}.
 
-    The model is put into evaluation mode and back into the mode that it was in.
+    The model is put into evaluation mode and back into the mode that it was in. Of several
+    processes each scores its `share`, and all return the whole.
 
     Raises:
         UserError: a data folder or file is not as its card says; no labelled pixel.
@@ -39,14 +43,14 @@ def evaluate(model: Segmenter, protocol: Protocol, data_root: Path, domain: Doma
     training = model.training
     model.eval()
     try:
-        samples = evaluation_samples(protocol, data_root, domain)
+        samples = evaluation_samples(protocol, data_root, domain, share)
         matrices = [
             metrics.confusion(label, prediction, classes)
             for label, prediction in _predictions(model, samples, protocol)
         ]
     finally:
         model.train(training)
-    per_image = np.stack(matrices).astype(np.int32)
+    per_image = np.stack(share.gather(matrices)).astype(np.int32)
     try:
         scores = metrics.summary(per_image.sum(0, dtype=np.int64))
     except ValueError as error:

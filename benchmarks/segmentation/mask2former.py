@@ -19,6 +19,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 from benchmarks.errors import UserError
 from benchmarks.protocol_parts import Head
 from benchmarks.segmentation.loss import SetLoss
+from benchmarks.share import Batch
 
 
 class Segmenter(nn.Module):
@@ -45,16 +46,18 @@ class Segmenter(nn.Module):
         self.head = MaskHead(backbone.embed_dim, sizes, classes)
         self.loss = SetLoss(classes, sizes)
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Weighted losses of a batch, to be added up.
 
         Args:
-            batch: image float (B, 3, H, W), normalised; label int64 (B, H, W), 255 = ignore.
+            batch: image float (B, 3, H, W), normalised; label int64 (B, H, W), 255 = ignore; part,
+                where these are not all images of the batch.
         """
         masks, classes = self.head(self.feature_maps(batch["image"]))
         # Points and costs need float32 even where the network runs in a shorter type.
         with torch.autocast(classes.device.type, enabled=False):
-            return self.loss([mask.float() for mask in masks], classes.float(), batch["label"])
+            masks, classes = [mask.float() for mask in masks], classes.float()
+            return self.loss(masks, classes, batch["label"], batch.get("part"))
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Outputs of the four blocks as maps (B, width, h, w), one pixel per patch."""
