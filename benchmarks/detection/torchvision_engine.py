@@ -50,7 +50,9 @@ class Detector(nn.Module):
     def forward(self, batch: dict[str, Tensor | list[Tensor]]) -> dict[str, Tensor]:
         """Losses of a batch, to be added up.
 
-        Which anchors and proposals are learnt is drawn from torch's global generator.
+        Which anchors and proposals are learnt is drawn from torch's global generator. Each loss is
+        a mean over what was drawn. Parts of a batch therefore average to the loss of the whole one
+        where every image gives its full number of samples, as is usual, but for other draws.
 
         Args:
             batch: image float (B, 3, S, S), normalised, 0 where padded; boxes: per image (n, 4) in
