@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from benchmarks import method_names, yaml_files
+from benchmarks.canonical import digest_of, plain
 from benchmarks.errors import UserError, closest
 from benchmarks.protocol import Protocol, RecipeChanges
 from benchmarks.trials import Budget, budget_of
@@ -223,23 +224,12 @@ def method_semantics(spec: str, method: "Method") -> dict[str, Any]:
     """What a method is: name, fields, and the code or packages that decide what they mean."""
     path, name = method_names.split(spec)
     name = "hf" if spec.startswith(method_names.HF) else name  # its fields say which
-    semantics: dict[str, Any] = {"name": name, "fields": _plain(dataclasses.asdict(method))}
+    semantics: dict[str, Any] = {"name": name, "fields": plain(dataclasses.asdict(method))}
     if packages := getattr(method, "packages", ()):
         semantics["packages"] = {each: importlib.metadata.version(each) for each in packages}
     if path:  # the code of a user's own method is part of what the cell is
         semantics["code_sha256"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     return semantics
-
-
-def _plain(value: Any) -> Any:
-    """JSON values only, with sets in a fixed order."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
 
 
 def protocol_semantics(protocol: Protocol) -> dict[str, Any]:
@@ -248,9 +238,3 @@ def protocol_semantics(protocol: Protocol) -> dict[str, Any]:
     if semantics["backbone"].pop("weights") == "random":
         semantics["backbone"]["sha256"] = "random"
     return semantics
-
-
-def digest_of(value: Any) -> str:
-    """SHA-256 (hex) of the canonical JSON of a value."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()

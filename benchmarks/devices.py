@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -78,10 +79,13 @@ def follows(devices: int, nodes: int) -> bool:
 
 def _started_outside(devices: int, nodes: int) -> ClusterEnvironment | None:
     """What has started the `devices` x `nodes` processes of a cell, this one among them."""
-    for kind in (TorchElasticEnvironment, SLURMEnvironment):
-        if devices * nodes > 1 and kind.detect() and kind().world_size() == devices * nodes:
-            return kind()
-    return None
+    environment: ClusterEnvironment | None = None
+    if TorchElasticEnvironment.detect():
+        environment = TorchElasticEnvironment()
+    elif "SLURM_NTASKS" in os.environ and SLURMEnvironment.detect():  # else it gives advice
+        environment = SLURMEnvironment()
+    fits = environment is not None and environment.world_size() == devices * nodes > 1
+    return environment if fits else None
 
 
 def launch(fabric: Fabric, work: Callable[[Fabric], Result]) -> Result:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import table_spec, tables
-from benchmarks.cell import digest_of, protocol_semantics
+from benchmarks.canonical import digest_of
+from benchmarks.cell import protocol_semantics
 from benchmarks.protocol import Protocol, load_protocol
 from benchmarks.record import Cost, Environment, Evaluation, Parameters, Record, Score
 from benchmarks.table_spec import TableSpec, load_table
