@@ -45,8 +45,6 @@ def make_fabric(device: str, precision: str, devices: int = 1, nodes: int = 1) -
         raise UserError(f"{asked}: torch sees {torch.cuda.device_count()} CUDA devices")
     else:
         chosen = list(range(int(index or 0), int(index or 0) + devices))
-    if devices * nodes == 1:
-        return Fabric(accelerator=kind, devices=chosen, precision=precision)
     environment = _started_outside(devices, nodes)
     if environment is None and nodes > 1:
         raise UserError(
@@ -62,7 +60,7 @@ def make_fabric(device: str, precision: str, devices: int = 1, nodes: int = 1) -
         devices=chosen,
         num_nodes=nodes,
         precision=precision,
-        strategy=strategy,
+        strategy=strategy if devices * nodes > 1 else "auto",
         plugins=[environment or LightningEnvironment()],
     )
 

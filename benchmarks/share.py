@@ -1,7 +1,8 @@
 """How the work of a cell is shared by processes, and a batch cut up where memory is short.
 
 What a batch holds depends on the numbers of its samples alone, and its loss is the mean of the
-losses of its equal parts. So one device and many, in one go or in micro-batches, learn the same.
+losses of its equal parts. So one device and many, in one go or in micro-batches, learn the same but
+for rounding and, where a method has it, the draws of dropout.
 """
 
 from __future__ import annotations

@@ -107,8 +107,9 @@ def test_a_killed_cell_is_resumed_to_the_same_bits(
     whole = run.run_cell(cell, tmp_path / "whole", worlds)
     original = task.batches
 
-    def dying(held_fixed, data_root, seed, first=0):
-        for iteration, batch in enumerate(original(held_fixed, data_root, seed, first), first):
+    def dying(held_fixed, data_root, seed, first, share):
+        given = original(held_fixed, data_root, seed, first, share)
+        for iteration, batch in enumerate(given, first):
             if iteration == dies_at:
                 raise KeyboardInterrupt
             yield batch
