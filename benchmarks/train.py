@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.checkpoint import Checkpoint, History, State
 from benchmarks.errors import UserError
@@ -74,12 +74,25 @@ class Training:
             torch.manual_seed(torch_seed(*counters, *index))
             # Processes average their gradients once, after the last micro-batch.
             with fabric.no_backward_sync(self._model, enabled=number < len(parts)):
-                losses = self._model(part)
+                losses = self._losses(part, iteration)
                 total = sum(losses.values())
                 fabric.backward(total / len(parts))
             means = means + torch.stack([total, *losses.values()]).detach() / len(parts)
         loss, *terms = fabric.all_reduce(means).tolist()
         return loss, dict(zip(losses, terms, strict=True))
+
+    def _losses(self, part: Batch, iteration: int) -> dict[str, Tensor]:
+        """Losses of a part of the batch, where the models of all processes have some."""
+        losses, reason = {}, ""
+        try:
+            losses = self._model(part)
+        except FloatingPointError as error:  # a model may notice before its loss does
+            reason = str(error)
+        # A process that went on alone would wait for the gradients of the others.
+        failed = torch.tensor(float(bool(reason)), device=self.fabric.device)
+        if self.fabric.all_reduce(failed, reduce_op="sum"):
+            raise NotFinite(iteration, reason or "not finite in another process")
+        return losses
 
     def evaluate(self, evaluate: Callable[[int], Any]) -> None:
         """Score the weights as they would be kept now: averaged, if the recipe averages."""
