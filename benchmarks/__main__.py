@@ -23,6 +23,7 @@ from benchmarks.arguments import (
     RUNS,
     DataRoot,
     Device,
+    DryRun,
     Methods,
     Mode,
     Out,
@@ -60,6 +61,7 @@ def sweep(
     data_root: DataRoot = None,
     out: Out = RUNS,
     retry_failed: Annotated[bool, typer.Option(help="Run failed cells again.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Run the cells of TABLE that have no record yet, and resume those that were cut off."""
     from benchmarks.cell import make_cell, parse_changes
@@ -71,8 +73,6 @@ def sweep(
 
     spec = load_table(table)
     protocol = spec.protocol(profile)
-    root = arguments.data_root(protocol, data_root)
-    arguments.announce(protocol)
     changes = parse_changes(settings)
     # Seeds outermost: a sweep that is cut off has complete rankings of its first seeds.
     cells = [
@@ -81,6 +81,13 @@ def sweep(
         for where in arguments.placements(protocol, placement) or (protocol.default_placement,)
         for method in arguments.names(methods) or spec.methods
     ]
+    if dry_run:
+        from benchmarks.dry_run_report import print_table
+
+        print_table(cells, device, arguments.known_root(protocol, data_root))
+        return
+    root = arguments.data_root(protocol, data_root)
+    arguments.announce(protocol)
     data = arguments.fingerprints(protocol, root)
     plan = Plan(tuple(cell.reading(data) for cell in cells), out, root, device, run_cell)
     end_workers_on_sigterm()

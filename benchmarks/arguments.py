@@ -25,6 +25,9 @@ Settings = Annotated[
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Devices = Annotated[int, typer.Option(min=1, help="Of them on each node, sharing each batch.")]
 Nodes = Annotated[int, typer.Option(min=1, help="Machines; srun or torchrun starts the processes.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Two steps and one image, rendered; time, memory, gaps.")
+]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data sets.")]
 Out = Annotated[Path, typer.Option(help="Folder of the records.")]
 
@@ -35,9 +38,17 @@ def data_root(protocol: Protocol, given: Path | None) -> Path:
     Raises:
         UserError: neither is there.
     """
-    if given is None and protocol.data_root is None:
+    root = known_root(protocol, given)
+    if root is None:
         raise UserError(f"{protocol.name} reads real data: say where with --data-root")
-    return given if given is not None else REPOSITORY / str(protocol.data_root)
+    return root
+
+
+def known_root(protocol: Protocol, given: Path | None) -> Path | None:
+    """The folder of the data sets: as given, else the protocol's own, if it has one."""
+    if given is None and protocol.data_root is not None:
+        return REPOSITORY / protocol.data_root
+    return given
 
 
 def announce(protocol: Protocol) -> None:

@@ -38,7 +38,7 @@ def load_backbone(spec: Backbone) -> nn.Module:
         vit.weights_sha256 = RANDOM
     else:
         file = _file(spec)
-        vit.weights_sha256 = _checked(file, spec.sha256)
+        vit.weights_sha256 = checked(file, spec.sha256)
         _load(vit, file, spec)
     split_qkv(vit)
     return vit
@@ -73,7 +73,12 @@ def _file(spec: Backbone) -> Path:
     return weights.from_hub(spec.name) if spec.weights == HUB else FOLDER / spec.weights
 
 
-def _checked(file: Path, expected: str | None) -> str:
+def checked(file: Path, expected: str | None) -> str:
+    """SHA-256 (hex) of a weights file, which has to be the expected one where that is stated.
+
+    Raises:
+        UserError: it is another one, or the file cannot be read.
+    """
     found = weights.hash_of(file)
     if expected not in (None, found):
         raise UserError(

@@ -94,7 +94,8 @@ class Label(Strict):
 class DataSet(Strict):
     """What every card says. Sizes are (height, width) in pixels; `native_size` None: they vary.
 
-    `variants` are the editions in use whose number of images is not the `count` of their split.
+    `variants` are the editions in use whose number of images is not the `count` of their split;
+    `typical_size` is what a dry run takes where sizes vary.
     """
 
     holds: ClassVar[str]  # the key that tells which kind of card a file is
@@ -102,6 +103,7 @@ class DataSet(Strict):
     title: str
     folder: str  # below the data root
     native_size: tuple[int, int] | None
+    typical_size: tuple[int, int] | None = None
     test_sizes: dict[str, tuple[int, int]]
     licence: str
     access: str

@@ -107,6 +107,12 @@ def launch(fabric: Fabric, work: Callable[[Fabric], Result]) -> Result:
         raise UserError(f"{error}; the same command resumes") from None
 
 
+def settle(fabric: Fabric, threads: int) -> None:
+    """What each process of a cell sets first: threads of torch, and the same bits on a CPU."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(fabric.device.type == "cpu")
+
+
 def check_batch(recipe: Recipe, processes: int) -> None:
     """Refuse a batch that cannot be cut into equal parts.
 

@@ -19,7 +19,7 @@ from benchmarks import outcome
 from benchmarks.backbones import BACKBONE
 from benchmarks.cell import Cell
 from benchmarks.checkpoint import Checkpoint
-from benchmarks.devices import check_batch, launch, make_fabric
+from benchmarks.devices import check_batch, launch, make_fabric, settle
 from benchmarks.errors import UserError
 from benchmarks.memory import PeakMemory
 from benchmarks.protocol import Protocol
@@ -83,8 +83,7 @@ def _run_process(
     """What each process of a cell does."""
     protocol, path = cell.protocol, out / cell.path
     share = Share(fabric.global_rank, fabric.world_size)
-    torch.set_num_threads(protocol.recipe.threads)
-    torch.use_deterministic_algorithms(fabric.device.type == "cpu")
+    settle(fabric, protocol.recipe.threads)
     task = importlib.import_module(TASKS[protocol.task])
     try:
         adapted = build(cell, task)

@@ -11,6 +11,7 @@ from benchmarks.arguments import (
     DataRoot,
     Device,
     Devices,
+    DryRun,
     Mode,
     Nodes,
     Out,
@@ -33,19 +34,30 @@ def run(
     nodes: Nodes = 1,
     data_root: DataRoot = None,
     out: Out = RUNS,
+    dry_run: DryRun = False,
 ) -> None:
-    """Train and score one cell: METHOD is a name or path/to/file.py:Class."""
+    """Train and score one cell: METHOD is a name or path/to/file.py:Class.
+
+    With --dry-run only say what it would take and what is missing: needs no data, writes nothing.
+    """
     from benchmarks.cell import make_cell, parse_changes
     from benchmarks.claim import Plan, follow, run_one
     from benchmarks.devices import follows
     from benchmarks.run import run_cell
 
     held_fixed = load_protocol(protocol)
-    root = arguments.data_root(held_fixed, data_root)
-    arguments.announce(held_fixed)
     where = None if placement == "default" else placement
     changes = parse_changes(settings)
     cell = make_cell(held_fixed, method, seed=seed, placement=where, mode=mode, changes=changes)
+    if dry_run:
+        from benchmarks.dry_run_report import print_cell
+
+        if devices * nodes > 1:
+            raise UserError("--dry-run measures one device; leave --devices and --nodes out")
+        print_cell(cell, device, arguments.known_root(held_fixed, data_root))
+        return
+    root = arguments.data_root(held_fixed, data_root)
+    arguments.announce(held_fixed)
     cell = cell.reading(arguments.fingerprints(held_fixed, root))
     plan = Plan((cell,), out, root, device, partial(run_cell, devices=devices, nodes=nodes))
     if follows(devices, nodes):

@@ -7,7 +7,7 @@ from math import isqrt
 from pathlib import Path
 
 import timm
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,11 +17,11 @@ from benchmarks.errors import UserError
 KERNEL, POSITIONS = "patch_embed.proj.weight", "pos_embed"
 
 
-def from_hub(name: str) -> Path:
-    """The weights of a timm model, downloaded once into the cache of the hub's client.
+def on_hub(name: str) -> tuple[str, str, str | None]:
+    """Repository, file and revision of the weights of a timm model.
 
     Raises:
-        UserError: timm knows no weights of that name on the hub, or they cannot be fetched.
+        UserError: timm knows no weights of that name on the hub.
     """
     try:
         entry = timm.get_pretrained_cfg(name)
@@ -33,15 +33,35 @@ def from_hub(name: str) -> Path:
             "(timm.list_pretrained() has those), or write a file as backbone.weights"
         )
     repository, _, revision = entry.hf_hub_id.partition("@")
-    file = entry.hf_hub_filename or "model.safetensors"
+    return repository, entry.hf_hub_filename or "model.safetensors", revision or None
+
+
+def from_hub(name: str) -> Path:
+    """The weights of a timm model, downloaded once into the cache of the hub's client.
+
+    Raises:
+        UserError: timm knows no weights of that name on the hub, or they cannot be fetched.
+    """
+    repository, file, revision = on_hub(name)
     try:
-        return Path(hf_hub_download(repository, file, revision=revision or None))
+        return Path(hf_hub_download(repository, file, revision=revision))
     except OSError as error:  # what the client raises derives from it
         raise UserError(
             f"backbone {name}: {file} of {repository} cannot be fetched from the hub "
             f"({' '.join(str(error).split())[:200]}); try again with a network, or fetch it "
             "elsewhere and write its path as backbone.weights"
         ) from None
+
+
+def in_cache(name: str) -> Path | None:
+    """The weights of a timm model where they were downloaded before.
+
+    Raises:
+        UserError: timm knows no weights of that name on the hub.
+    """
+    repository, file, revision = on_hub(name)
+    found = try_to_load_from_cache(repository, file, revision=revision)
+    return Path(found) if isinstance(found, str) else None
 
 
 def hash_of(file: Path) -> str:

@@ -152,18 +152,24 @@ def _halved(image: Image.Image, label: np.ndarray, jpeg: bool) -> tuple[Image.Im
 
 
 def fit(image: np.ndarray, domain: Domain) -> np.ndarray:
-    """An image (H, W, 3) resized bilinearly to the test size of its domain; without one, itself.
+    """An image (H, W, 3) resized bilinearly to the test size of its domain; without one, itself."""
+    height, width = fitted_size(image.shape[:2], domain)
+    if (height, width) == image.shape[:2]:
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def fitted_size(size: tuple[int, int], domain: Domain) -> tuple[int, int]:
+    """(height, width) at which a domain scores an image of `size`, in pixels.
 
     With `keep_ratio` the result is the largest one that fits inside.
     """
     if domain.size is None:
-        return image
+        return size
     height, width = domain.size
-    if domain.turn and image.shape[0] > image.shape[1]:
+    if domain.turn and size[0] > size[1]:
         height, width = width, height
     if domain.keep_ratio:
-        scale = min(height / image.shape[0], width / image.shape[1])
-        height, width = (int(side * scale + 0.5) for side in image.shape[:2])
-    if (height, width) == image.shape[:2]:
-        return image
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        scale = min(height / size[0], width / size[1])
+        height, width = (int(side * scale + 0.5) for side in size)
+    return height, width
