@@ -116,23 +116,32 @@ def _needed(protocol: Protocol, splits: Splits) -> Iterator[tuple[str, str]]:
 
 
 def print_table(cells: list[Cell], device: str, root: Path | None) -> None:
-    """A line per cell, printed when all are measured: cost, or why it cannot be run."""
-    rows = []
+    """Measure cells of one protocol; print a line for each, and below why some cannot be run.
+
+    Raises:
+        UserError: as `measure`, where it concerns all cells.
+    """
     splits = inventory.data(cells[0].protocol, root)
+    rows, reasons = [], []
     for cell in cells:
         try:
             measured = measure(cell, device)
         except CannotRun as error:
-            rows.append([str(cell), str(error)])
+            reasons.append(str(error))
             continue
-        total = _hours(project(cell.protocol, measured, splits).total)
-        peaks = [_memory(measured, phase) for phase in ("train", "evaluate")]
-        seconds = [f"{measured.steps[-1]:.3g}", f"{measured.image_seconds:.3g}"]
-        rows.append(
-            [str(cell), f"{measured.parameters.backbone_trainable:,}", *seconds, *peaks, total]
-        )
+        row = [
+            f"{measured.parameters.backbone_trainable:,}",
+            f"{measured.steps[-1]:.3g}",
+            f"{measured.image_seconds:.3g}",
+            _memory(measured, "train"),
+            _memory(measured, "evaluate"),
+            _hours(project(cell.protocol, measured, splits).total),
+        ]
+        rows.append([str(cell), *row])
     names = ["dry run", "trainable", "s/step", "s/image", "training", "evaluation", "projected"]
     print(tabulate(rows, names, disable_numparse=True))
+    for reason in reasons:
+        print(f"cannot run: {reason}")
 
 
 def _memory(measured: Measured, phase: str) -> str:
