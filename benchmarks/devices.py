@@ -108,7 +108,7 @@ def launch(fabric: Fabric, work: Callable[[Fabric], Result]) -> Result:
 
 
 def settle(fabric: Fabric, threads: int) -> None:
-    """What each process of a cell sets first: threads of torch, and the same bits on a CPU."""
+    """What each process of a cell sets first: threads of torch, and on a CPU the same bits."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(fabric.device.type == "cpu")
 

@@ -4,6 +4,7 @@ On CUDA this is what torch allocated at most (`torch.cuda.max_memory_allocated`)
 the high-water mark of the resident set of the whole process, interpreter and libraries included.
 """
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 _RESET_HIGH_WATER_MARK = "5"  # proc_pid_clear_refs(5)
+_M_MMAP_THRESHOLD = -3  # mallopt(3)
+_LARGE = 2**20
 
 
 class PeakMemory:
@@ -46,6 +49,17 @@ class PeakMemory:
             self.peaks[name] = None
         self._phase = name
         return closed
+
+
+def give_back_freed_blocks() -> None:
+    """Have glibc give large blocks back to the system when they are freed.
+
+    By itself it comes to keep blocks of up to 32 MiB, between which freed memory lies idle: on the
+    CPU almost half of what a training step of a ViT-L takes. Another allocator stays as it is.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 def high_water_mark(device: torch.device) -> int | None:
