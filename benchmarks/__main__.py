@@ -17,20 +17,14 @@ from benchmarks import (
     listing,
     method_commands,
     run_command,
+    sweep_command,
 )
 from benchmarks.arguments import (
     REFERENCE,
-    RUNS,
-    DataRoot,
-    Device,
-    DryRun,
     Methods,
     Mode,
-    Out,
-    PlacementName,
     Profile,
     Seeds,
-    Settings,
 )
 from benchmarks.download.command import download
 from benchmarks.environment import REPOSITORY
@@ -45,57 +39,7 @@ app.add_typer(mini, name="mini")
 
 
 app.command()(run_command.run)
-
-
-@app.command()
-def sweep(
-    table: str,
-    profile: Profile = "mini",
-    placement: PlacementName = "default",
-    seeds: Seeds = "",
-    methods: Methods = "",
-    mode: Mode = "controlled",
-    settings: Settings = [],  # noqa: B006 - typer copies it
-    workers: Annotated[int, typer.Option(min=1, help="Cells trained side by side.")] = 1,
-    device: Device = "cpu",
-    data_root: DataRoot = None,
-    out: Out = RUNS,
-    retry_failed: Annotated[bool, typer.Option(help="Run failed cells again.")] = False,
-    dry_run: DryRun = False,
-) -> None:
-    """Run the cells of TABLE that have no record yet, and resume those that were cut off."""
-    from benchmarks.cell import make_cell, parse_changes
-    from benchmarks.claim import Plan
-    from benchmarks.run import run_cell
-    from benchmarks.sweep import end_workers_on_sigterm
-    from benchmarks.sweep import sweep as work
-    from benchmarks.table_spec import load_table
-
-    spec = load_table(table)
-    protocol = spec.protocol(profile)
-    changes = parse_changes(settings)
-    # Seeds outermost: a sweep that is cut off has complete rankings of its first seeds.
-    cells = [
-        make_cell(protocol, method, seed=seed, placement=where, mode=mode, changes=changes)
-        for seed in arguments.numbers(seeds) or protocol.seeds
-        for where in arguments.placements(protocol, placement) or (protocol.default_placement,)
-        for method in arguments.names(methods) or spec.methods
-    ]
-    if dry_run:
-        from benchmarks.dry_run_report import print_table
-
-        print_table(cells, device, arguments.known_root(protocol, data_root))
-        return
-    root = arguments.data_root(protocol, data_root)
-    arguments.announce(protocol)
-    data = arguments.fingerprints(protocol, root)
-    plan = Plan(tuple(cell.reading(data) for cell in cells), out, root, device, run_cell)
-    end_workers_on_sigterm()
-    with listing.progress(len(cells)) as report:
-        outcome = work(plan, workers, report, retry_failed)
-    for line in outcome.summary():
-        print(line, file=sys.stderr)
-    raise typer.Exit(outcome.exit_code)
+app.command()(sweep_command.sweep)
 
 
 @app.command()

@@ -33,11 +33,13 @@ class Outcome:
     Attributes:
         ran, skipped: numbers of cells run now, and recorded before. failed: cells that ended badly.
         lost: cells whose worker died. errors: what the user has to mend. unstarted: a number.
+        queued: number of cells left to jobs that are not waited for.
     """
 
     ran: int = 0
     skipped: int = 0
     unstarted: int = 0
+    queued: int = 0
     failed: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -51,7 +53,8 @@ class Outcome:
         """Lines for the end of a sweep: what to mend first, then failures, then counts."""
         lines = [f"error: {line}" for line in (*self.errors, *self.lost)]
         lines += [f"failed: {line}" for line in self.failed]
-        left = f", {self.unstarted} not started" if self.unstarted else ""
+        left = f", {self.queued} left to jobs" if self.queued else ""
+        left += f", {self.unstarted} not started" if self.unstarted else ""
         return [*lines, f"{self.ran} cells run, {self.skipped} recorded before{left}"]
 
 
@@ -63,6 +66,18 @@ def sweep(plan: Plan, workers: int, report: Report, retry_failed: bool = False) 
         KeyboardInterrupt: after all workers are stopped; the same call resumes.
     """
     outcome = Outcome()
+    todo = unfinished(plan, outcome, report, retry_failed)
+    if todo:
+        _Crew(plan, todo, outcome, report).work(min(workers, len(todo)))
+    return outcome
+
+
+def unfinished(plan: Plan, outcome: Outcome, report: Report, retry_failed: bool) -> deque[int]:
+    """Numbers of the cells to run; those that are recorded are reported.
+
+    Raises:
+        UserError: a record at a cell's path is not that cell's.
+    """
     todo: deque[int] = deque()
     for index, cell in enumerate(plan.cells):
         _ = cell.digest  # computed and kept here, so that each worker does not do it again
@@ -74,10 +89,8 @@ def sweep(plan: Plan, workers: int, report: Report, retry_failed: bool = False) 
             todo.append(index)
         else:
             outcome.skipped += 1
-            _note(cell, record.status, record.reason, "recorded before", outcome, report)
-    if todo:
-        _Crew(plan, todo, outcome, report).work(min(workers, len(todo)))
-    return outcome
+            note(cell, record.status, record.reason, "recorded before", outcome, report)
+    return todo
 
 
 class _Crew:
@@ -92,8 +105,7 @@ class _Crew:
     def work(self, workers: int) -> None:
         """Run all cells; whatever happens, no worker outlives this call."""
         context = multiprocessing.get_context("spawn")
-        for name, value in _KEEP_MEMORY.items():
-            os.environ.setdefault(name, value)
+        keep_memory()
         try:
             for _ in range(workers):
                 ours, theirs = context.Pipe()
@@ -141,7 +153,7 @@ class _Crew:
             self.outcome.ran += made
             self.outcome.skipped += not made
             when = f"{seconds:.0f} s" if made else "recorded by another sweep"
-            _note(self.plan.cells[index], kind, words, when, self.outcome, self.report)
+            note(self.plan.cells[index], kind, words, when, self.outcome, self.report)
         self.assign(connection)
 
     def bury(self, connection: Connection) -> None:
@@ -159,9 +171,7 @@ class _Crew:
         self.report(line, False)
 
 
-def _note(
-    cell: Cell, status: str, reason: str, when: str, outcome: Outcome, report: Report
-) -> None:
+def note(cell: Cell, status: str, reason: str, when: str, outcome: Outcome, report: Report) -> None:
     """Report the end of a cell, and keep it if it failed."""
     if status == "failed":
         outcome.failed.append(f"{cell}: {reason}")
@@ -186,6 +196,12 @@ def _worker(plan: Plan, connection: Connection) -> None:
                 record, made = result
                 seconds = time.monotonic() - started if made else None
                 connection.send((record.status, record.reason, seconds))
+
+
+def keep_memory() -> None:
+    """Let processes that are started from here on keep the memory that they free."""
+    for name, value in _KEEP_MEMORY.items():
+        os.environ.setdefault(name, value)
 
 
 def end_workers_on_sigterm() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -53,3 +54,22 @@ def never_ends(cell: Cell, out: Path, data_root: Path, device: str, progress: bo
     (data_root / f"started{os.getpid()}").touch()
     time.sleep(60)
     return quick(cell, out, data_root, device, progress)
+
+
+def trains(
+    cell: Cell, out: Path, data_root: Path, device: str, progress: bool, **where: int
+) -> Record:
+    """`run_cell` on a slow toy task.
+
+    Each start leaves a line in `<data_root>/log`: the cell's seed, and whether it was resumed.
+    """
+    from toy_task import SlowTask
+
+    from benchmarks import run
+
+    resumed = Path(f"{out / cell.path}.checkpoint").exists()
+    with (data_root / "log").open("a") as log:
+        log.write(f"{cell.seed} {'resumed' if resumed else 'new'}\n")
+    sys.modules["slow_task"] = SlowTask("slow_task")
+    run.TASKS["segmentation"] = "slow_task"
+    return run.run_cell(cell, out, data_root, device, progress, **where)

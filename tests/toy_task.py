@@ -1,5 +1,6 @@
 """A task that trains in milliseconds on noise, and cells of it."""
 
+import time
 from types import ModuleType
 
 import numpy as np
@@ -8,6 +9,7 @@ from torch import nn
 
 from benchmarks.backbones import load_backbone
 from benchmarks.cell import make_cell
+from benchmarks.loading import loaded
 from benchmarks.metrics import confusion, summary
 from benchmarks.protocol import SegmentationProtocol, load_protocol
 from benchmarks.seeding import stream
@@ -96,6 +98,20 @@ class FakeTask(ModuleType):
         matrices = np.stack([confusion(labels[i : i + 1], guesses[i : i + 1], 3) for i in range(5)])
         scores = summary(matrices.sum(0)) | {"margin": np.float64(model.score(images).std().item())}
         return Evaluation(scores, {"confusion": matrices.astype(np.int32)}, 5)
+
+
+class SlowTask(FakeTask):
+    """The same task; a process of its own loads the batches, a tenth of a second each."""
+
+    def batches(self, *arguments, **options):
+        slow = Slow(super().batches(*arguments, **options))
+        return loaded(slow, range(len(slow)), workers=1)
+
+
+class Slow(list):
+    def __getitem__(self, index):
+        time.sleep(0.1)
+        return super().__getitem__(index)
 
 
 def numbers(record):
