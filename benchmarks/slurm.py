@@ -4,8 +4,10 @@ All nodes have to see the folder of the records, and locks have to hold across t
 Lustre mounted with flock).
 """
 
+import io
 import subprocess
 import time
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import filelock
@@ -124,7 +126,8 @@ class _Queue:
         """The id of a new job."""
         self.executor.update_parameters(name=f"{cell.label}-seed{cell.seed}")
         try:
-            return self.executor.submit(CellJob(self.plan, cell, self.resources)).job_id
+            with redirect_stderr(io.StringIO()):  # submitit prints there what it raises
+                return self.executor.submit(CellJob(self.plan, cell, self.resources)).job_id
         except RuntimeError as error:  # submitit's name for what sbatch said
             raise UserError(f"{cell}: no job: {error}") from None
 

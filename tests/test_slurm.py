@@ -246,7 +246,7 @@ def test_a_job_that_submitit_requeues_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
-    cell = cell_of(iterations=30)
+    cell = cell_of(iterations=20)
     made = Plan((cell,), tmp_path / "out", tmp_path, "cpu", toy_runs.trains)
     executor = submitit.LocalExecutor(tmp_path / "logs")
     job = executor.submit(CellJob(made, cell, Resources()))
@@ -313,7 +313,9 @@ def test_no_slurm_and_no_submitit_are_one_line(
         work(plan(tmp_path))
 
 
-def test_what_slurm_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_slurm_refuses_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     answers = {"sbatch": "echo invalid partition >&2; exit 1", "squeue": "true", "srun": "true"}
     for name, answer in answers.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{answer}\n")
@@ -321,6 +323,7 @@ def test_what_slurm_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(UserError, match=r"freeze seed 0 \(all\): no job: invalid partition"):
         work(plan(tmp_path))
+    assert capsys.readouterr().err == ""
     (tmp_path / "squeue").write_text("#!/bin/sh\necho no controller >&2; exit 1\n")
     with pytest.raises(UserError, match="squeue: no controller; jobs go on"):
         work(plan(tmp_path))
