@@ -16,6 +16,7 @@ import pytest
 import submitit
 import test_sweep
 import toy_runs
+import toy_task
 from test_sweep import log, plan
 from toy_task import cell_of, numbers
 
@@ -74,9 +75,10 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
     monkeypatch.setattr(slurm_job, "_SPREAD", 0)
     monkeypatch.setattr(slurm_job, "_GRACE", 0)
     monkeypatch.setattr(os, "register_at_fork", lambda **_: None)
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGCHLD)}
     yield made
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def work(made: Plan, **how: bool) -> tuple[Outcome, list[str]]:
@@ -258,6 +260,7 @@ def test_a_job_that_submitit_requeues_ends_with_the_same_bits(
     task.send_signal(signal.SIGUSR2)
     job.wait()
     assert log(tmp_path) == ["0 new", "0 resumed"]
+    monkeypatch.setattr(toy_task.Slow, "pause", 0)
     (tmp_path / "alone").mkdir()
     alone = toy_runs.trains(cell, tmp_path / "alone", tmp_path / "alone", "cpu", False)
     assert numbers(finished(cell, made.out)) == numbers(alone)
