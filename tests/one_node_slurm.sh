@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs a command beside a SLURM of one node, this machine, which ends with it:
 #   tests/one_node_slurm.sh [--install] COMMAND [ARGUMENT ...]
-# --install fetches Debian's packages where they are missing. Where SLURM is missing or does not start the command runs alone.
+# --install fetches Debian's packages where they are missing. Where SLURM is missing or does not start,
+# the command runs alone.
 # Nothing outside a scratch folder is written, and neither systemd nor cgroups are asked for.
 set -euo pipefail
 
