@@ -43,7 +43,7 @@ host=$(hostname -s)
 user=$(id -un)
 cpus=$(nproc)
 export ONE_NODE_SLURM=1 SLURM_CONF="$scratch/slurm.conf"
-# Two seconds before a killed job is taken for dead, and before one that was requeued starts again.
+# A job is killed 2 seconds after it was told to end, and starts again 4 seconds after that.
 cat >"$SLURM_CONF" <<CONF
 ClusterName=one
 SlurmctldHost=$host(127.0.0.1)
@@ -51,7 +51,7 @@ SlurmctldPort=$port
 SlurmdPort=$((port + 1))
 SlurmUser=$user
 SlurmdUser=$user
-AuthInfo=socket=$scratch/munge.socket,cred_expire=5
+AuthInfo=socket=$scratch/munge.socket,cred_expire=3
 CredType=cred/munge
 StateSaveLocation=$scratch/state
 SlurmdSpoolDir=$scratch/spool

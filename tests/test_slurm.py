@@ -15,15 +15,17 @@ import psutil
 import pytest
 import submitit
 import test_sweep
+import torch
 import toy_runs
-import toy_task
 from test_sweep import log, plan
-from toy_task import cell_of, numbers
+from toy_task import FakeTask, cell_of, numbers
 
-from benchmarks import slurm, slurm_job
+from benchmarks import run, slurm, slurm_job
 from benchmarks.__main__ import main
+from benchmarks.cell import Cell
 from benchmarks.claim import Plan, finished
 from benchmarks.errors import UserError
+from benchmarks.record import Record
 from benchmarks.slurm_job import FRUITLESS, CellJob, Resources, Ticket
 from benchmarks.sweep import Outcome
 
@@ -243,6 +245,15 @@ def test_a_job_that_never_gets_to_a_checkpoint_stops_and_says_so(tmp_path: Path)
         job.checkpoint()
 
 
+def uninterrupted(cell: Cell, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Record:
+    """What `toy_runs.trains` comes to in one go."""
+    monkeypatch.setitem(sys.modules, "fake_task", FakeTask("fake_task"))
+    monkeypatch.setitem(run.TASKS, "segmentation", "fake_task")
+    record = run.run_cell(cell, folder / "alone", folder)
+    torch.use_deterministic_algorithms(False)
+    return record
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_a_job_that_submitit_requeues_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -260,10 +271,7 @@ def test_a_job_that_submitit_requeues_ends_with_the_same_bits(
     task.send_signal(signal.SIGUSR2)
     job.wait()
     assert log(tmp_path) == ["0 new", "0 resumed"]
-    monkeypatch.setattr(toy_task.Slow, "pause", 0)
-    (tmp_path / "alone").mkdir()
-    alone = toy_runs.trains(cell, tmp_path / "alone", tmp_path / "alone", "cpu", False)
-    assert numbers(finished(cell, made.out)) == numbers(alone)
+    assert numbers(finished(cell, made.out)) == numbers(uninterrupted(cell, tmp_path, monkeypatch))
 
 
 def submission(folder: Path, monkeypatch: pytest.MonkeyPatch, device: str, **asked: object) -> str:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import filelock
 import pytest
@@ -14,7 +15,7 @@ import test_scale
 import test_sweep
 import torch
 import toy_runs
-import toy_task
+from test_slurm import uninterrupted
 from tiny_worlds import write_world
 from toy_task import cell_of, numbers
 
@@ -42,23 +43,10 @@ def _jobs_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.use_deterministic_algorithms(False)
 
 
-class Lines(list):
-    """Reported lines. The job of the cell that `cancels` is cancelled as soon as it is named."""
-
-    cancels = None
-
-    def __call__(self, line: str, ends: bool) -> None:
-        self.append(line)
-        if line.startswith(f"{self.cancels}: ") and line.endswith("queued already"):
-            subprocess.run(["scancel", line.split()[-3]], check=True)
-
-
-def work(
-    plan: Plan, wait: bool = True, cancels: Cell | None = None, **resources: int
-) -> tuple[Outcome, list[str]]:
-    lines = Lines()
-    lines.cancels = cancels
-    return sweep(plan, Resources(minutes=30, **resources), lines, wait=wait), lines
+def work(plan: Plan, wait: bool = True, **asked: Any) -> tuple[Outcome, list[str]]:
+    lines: list[str] = []
+    resources = Resources(minutes=30, **asked)
+    return sweep(plan, resources, lambda line, ends: lines.append(line), wait=wait), lines
 
 
 def until(condition: Callable[[], bool], seconds: float = 120) -> None:
@@ -75,37 +63,53 @@ def saved(plan: Plan, cell: Cell) -> bool:
 def test_two_sweeps_submit_each_cell_once_and_leave_alone_what_runs_elsewhere(
     tmp_path: Path,
 ) -> None:
-    plan = test_sweep.plan(tmp_path, toy_runs.breaks_on_lora, methods=("freeze", "lora", "full"))
-    plan = Plan(plan.cells[:3], plan.out, tmp_path, "cpu", plan.run)
-    elsewhere = plan.out / plan.cells[2].path
-    elsewhere.parent.mkdir(parents=True)
+    plan = test_sweep.plan(
+        tmp_path, toy_runs.breaks_on_lora, methods=("freeze", "lora", "full"), seeds=1
+    )
+    paths = [plan.out / cell.path for cell in plan.cells]
+    paths[2].parent.mkdir(parents=True)
     found: list[tuple[Outcome, list[str]]] = []
     sweeps = [threading.Thread(target=lambda: found.append(work(plan))) for _ in range(2)]
-    with filelock.FileLock(f"{elsewhere}.lock"):
+    with filelock.FileLock(f"{paths[2]}.lock"):
         for each in sweeps:
             each.start()
-        until(lambda: all((plan.out / cell.path).exists() for cell in plan.cells[:2]))
-        assert len(list((plan.out / "slurm").glob("*_submission.sh"))) == 2
+        until(lambda: all(path.exists() for path in paths[:2]))
+        toy_runs.quick(plan.cells[2], plan.out, tmp_path, "cpu", False).write(paths[2])
     for each in sweeps:
         each.join(timeout=120)
     assert test_sweep.log(tmp_path) == ["0 freeze", "0 full"]
-    assert len(list((plan.out / "slurm").glob("*_submission.sh"))) == 3
+    assert len(list((plan.out / "slurm").glob("*_submission.sh"))) == 2
     assert not list(plan.out.rglob("*.job"))
     for outcome, lines in found:
         assert outcome.failed == ["lora seed 0 (all): RuntimeError: something unexpected"]
-        assert (outcome.ran, outcome.exit_code) == (3, 1)
+        assert (outcome.ran, outcome.skipped, outcome.exit_code) == (2, 1, 1)
         assert "full seed 0 (all): another process runs it" in lines
 
 
-def test_jobs_cut_off_by_slurm_go_on_to_the_same_bits_and_a_cancelled_one_is_reported(
+def test_a_cancelled_job_is_reported(tmp_path: Path) -> None:
+    plan = test_sweep.plan(tmp_path, methods=("freeze",), seeds=1)
+    later = Resources(options={"begin": "now+1hour"})
+
+    def cancel(line: str, ends: bool) -> None:
+        if line.endswith("submitted"):
+            subprocess.run(["scancel", line.split()[-2]], check=True)
+
+    outcome = sweep(plan, later, cancel)
+    (line,) = outcome.lost
+    assert line.startswith("freeze seed 0 (all): job ")
+    assert outcome.exit_code == 2
+
+
+def test_jobs_that_slurm_cuts_off_go_on_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cells = tuple(cell_of(seed=seed, iterations=n) for seed, n in enumerate((40, 40, 900)))
+    cells = tuple(cell_of(seed=seed, iterations=40) for seed in range(2))
     plan = Plan(cells, tmp_path / "out", tmp_path, "cpu", toy_runs.trains)
     outcome, lines = work(plan, wait=False)
-    assert outcome.summary() == ["0 cells run, 0 recorded before, 3 left to jobs"]
+    assert outcome.summary() == ["0 cells run, 0 recorded before, 2 left to jobs"]
     jobs = [Ticket.load(Ticket.path(plan, cell)).job for cell in cells]
-    assert lines[-1].startswith(f"jobs go on; the same command waits for them, `scancel {jobs[0]}")
+    ids = " ".join(jobs)
+    assert lines[-1] == f"jobs go on; the same command waits for them, `scancel {ids}` ends them"
     cut_off = {
         0: ["scontrol", "requeue", jobs[0]],  # as SLURM preempts
         1: ["scancel", "--signal=USR2", jobs[1]],  # as before a time-out
@@ -114,19 +118,13 @@ def test_jobs_cut_off_by_slurm_go_on_to_the_same_bits_and_a_cancelled_one_is_rep
         until(lambda: any(saved(plan, cells[seed]) for seed in cut_off))
         seed = next(seed for seed in cut_off if saved(plan, cells[seed]))
         subprocess.run(cut_off.pop(seed), check=True)
-    outcome, lines = work(plan, cancels=cells[2])
+    outcome, lines = work(plan)
     assert f"{cells[0]}: job {jobs[0]} queued already" in lines
-    assert (outcome.ran, outcome.exit_code) == (2, 2)
-    log = plan.out / "slurm" / f"{jobs[2]}_0_log.out"
-    assert outcome.lost == [
-        f"{cells[2]}: job {jobs[2]} ended, see {log}; the same command resumes it"
-    ]
-    monkeypatch.setattr(toy_task.Slow, "pause", 0)
-    (tmp_path / "alone").mkdir()
-    for cell in cells[:2]:
-        alone = toy_runs.trains(cell, tmp_path / "alone", tmp_path / "alone", "cpu", False)
+    assert (outcome.ran, outcome.exit_code) == (2, 0)
+    for cell in cells:
+        alone = uninterrupted(cell, tmp_path, monkeypatch)
         assert numbers(finished(cell, plan.out)) == numbers(alone)
-    assert test_sweep.log(tmp_path)[:4] == ["0 new", "0 resumed", "1 new", "1 resumed"]
+    assert test_sweep.log(tmp_path) == ["0 new", "0 resumed", "1 new", "1 resumed"]
 
 
 def test_processes_that_srun_starts_share_a_cell(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ class FakeTask(ModuleType):
 
 
 class SlowTask(FakeTask):
-    """The same task; a process of its own loads the batches, in `Slow.pause` seconds each."""
+    """The same task; a process of its own loads the batches, a tenth of a second each."""
 
     def batches(self, *arguments, **options):
         slow = Slow(super().batches(*arguments, **options))
@@ -109,10 +109,8 @@ class SlowTask(FakeTask):
 
 
 class Slow(list):
-    pause = 0.1
-
     def __getitem__(self, index):
-        time.sleep(self.pause)
+        time.sleep(0.1)
         return super().__getitem__(index)
 
 
