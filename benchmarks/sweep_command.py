@@ -92,7 +92,7 @@ def sweep(
     root = arguments.data_root(protocol, data_root)
     arguments.announce(protocol)
     data = arguments.fingerprints(protocol, root)
-    run = partial(run_cell, devices=devices, nodes=nodes)
+    run = partial(run_cell, devices=devices, nodes=nodes) if on == "slurm" else run_cell
     plan = Plan(tuple(cell.reading(data) for cell in cells), out, root, device, run)
     end_workers_on_sigterm()
     with listing.progress(len(cells)) as report:

@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 from toy_records import toy_record
 
@@ -70,6 +71,6 @@ def trains(
     resumed = Path(f"{out / cell.path}.checkpoint").exists()
     with (data_root / "log").open("a") as log:
         log.write(f"{cell.seed} {'resumed' if resumed else 'new'}\n")
-    sys.modules["slow_task"] = SlowTask("slow_task")
-    run.TASKS["segmentation"] = "slow_task"
-    return run.run_cell(cell, out, data_root, device, progress, **where)
+    slow = {"slow_task": SlowTask("slow_task")}
+    with patch.dict(sys.modules, slow), patch.dict(run.TASKS, segmentation="slow_task"):
+        return run.run_cell(cell, out, data_root, device, progress, **where)
