@@ -43,7 +43,8 @@ host=$(hostname -s)
 user=$(id -un)
 cpus=$(nproc)
 export ONE_NODE_SLURM=1 SLURM_CONF="$scratch/slurm.conf"
-# A job is killed 2 seconds after it was told to end, and starts again 4 seconds after that.
+# A job is killed 2 seconds after it was told to end, and starts again once its credential has expired,
+# in 5 seconds: with fewer SLURM takes its default of two minutes.
 cat >"$SLURM_CONF" <<CONF
 ClusterName=one
 SlurmctldHost=$host(127.0.0.1)
@@ -51,7 +52,7 @@ SlurmctldPort=$port
 SlurmdPort=$((port + 1))
 SlurmUser=$user
 SlurmdUser=$user
-AuthInfo=socket=$scratch/munge.socket,cred_expire=3
+AuthInfo=socket=$scratch/munge.socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation=$scratch/state
 SlurmdSpoolDir=$scratch/spool
