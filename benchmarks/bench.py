@@ -18,9 +18,9 @@ from benchmarks.cell import make_cell, make_method
 from benchmarks.mini.worlds import WORLDS, sample
 from benchmarks.protocol import Protocol, load_protocol
 from benchmarks.protocol_parts import RANDOM, Backbone
+from benchmarks.reporting.table_spec import load_table
 from benchmarks.run import build, make_fabric, make_training
 from benchmarks.segmentation.evaluate import evaluate
-from benchmarks.table_spec import load_table
 from benchmarks.train import Training
 from soma.method import adapt
 

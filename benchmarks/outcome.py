@@ -9,12 +9,7 @@ from torch import nn
 
 from benchmarks.checkpoint import History
 from benchmarks.errors import UserError
-from benchmarks.record import (
-    Evaluation,
-    LossPoint,
-    Parameters,
-    write_atomically,
-)
+from benchmarks.record import Evaluation, LossPoint, Parameters, write_atomically
 from soma.checkpoint import save_adapter
 from soma.method import Method
 

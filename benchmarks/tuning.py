@@ -9,11 +9,11 @@ from pathlib import Path
 
 from benchmarks import method_names, trials
 from benchmarks.cell import Cell, make_cell
-from benchmarks.claim import finished
 from benchmarks.errors import UserError
 from benchmarks.protocol import Protocol
 from benchmarks.record import Record, write_atomically
-from benchmarks.selection import mean_of_role, select
+from benchmarks.reporting.selection import mean_of_role, select
+from benchmarks.sweeps.claim import finished
 from benchmarks.trials import Trial
 from soma.method import Method
 

@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.data import Dataset
 
-from benchmarks.card_files import Absent, Pair
-from benchmarks.cards import Card
-from benchmarks.cards_boxes import BoxCard
+from benchmarks.data.box_cards import BoxCard
+from benchmarks.data.card_files import Absent, Pair
+from benchmarks.data.cards import Card
+from benchmarks.data.loading import loaded
 from benchmarks.detection import reading as detection
 from benchmarks.errors import UserError
-from benchmarks.loading import loaded
 from benchmarks.mini.worlds import MANIFEST
 from benchmarks.segmentation import reading as segmentation
 

@@ -14,18 +14,19 @@ from tabulate import tabulate
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import arguments, statistics  # noqa: E402
 from benchmarks.cell import make_cell  # noqa: E402
-from benchmarks.claim import Plan  # noqa: E402
+from benchmarks.commands import arguments  # noqa: E402
+from benchmarks.commands.listing import progress  # noqa: E402
 from benchmarks.detection.engines import FALLBACK, REFERENCE  # noqa: E402
 from benchmarks.errors import UserError  # noqa: E402
-from benchmarks.listing import progress  # noqa: E402
 from benchmarks.record import Record  # noqa: E402
+from benchmarks.reporting import statistics  # noqa: E402
+from benchmarks.reporting.statistics import Difference, Summary  # noqa: E402
+from benchmarks.reporting.table_spec import TableSpec, load_table  # noqa: E402
+from benchmarks.reporting.tables import values_by_seed  # noqa: E402
 from benchmarks.run import run_cell  # noqa: E402
-from benchmarks.statistics import Difference, Summary  # noqa: E402
-from benchmarks.sweep import end_workers_on_sigterm, sweep  # noqa: E402
-from benchmarks.table_spec import TableSpec, load_table  # noqa: E402
-from benchmarks.tables import values_by_seed  # noqa: E402
+from benchmarks.sweeps.claim import Plan  # noqa: E402
+from benchmarks.sweeps.local import end_workers_on_sigterm, sweep  # noqa: E402
 
 ENGINES = (REFERENCE, FALLBACK)
 HEADINGS = ("method", "domain", "n", *ENGINES, f"{REFERENCE} - {FALLBACK}", "engines")

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import conformance_vits
+from benchmarks.conformance import vits
 from benchmarks.detection import engines
 
-VITS = conformance_vits.KINDS[:2]  # plain ones, fused q, k, v by nature
+VITS = vits.KINDS[:2]  # plain ones, fused q, k, v by nature
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -17,7 +17,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def build_vit(kind: str, **options: bool) -> nn.Module:
     """The small random backbone of the conformance checks, with 4 blocks."""
-    return conformance_vits.build_vit(kind, depth=4, **options)
+    return vits.build_vit(kind, depth=4, **options)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from baselines import METHODS
-from benchmarks.conformance import KINDS, PROPERTIES, check_method
+from benchmarks.conformance.check import KINDS, PROPERTIES, check_method
 from soma import Method, adapt
 
 Build = Callable[..., nn.Module]

@@ -6,8 +6,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import cards
-from benchmarks.cards import IGNORE, OUTSIDE, load_card
+from benchmarks.data import cards
+from benchmarks.data.cards import IGNORE, OUTSIDE, load_card
 from benchmarks.errors import UserError
 from tests.tiny_worlds import parts, write_world
 

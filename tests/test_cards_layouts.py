@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cards
-from benchmarks.card_files import Pair
-from benchmarks.cards import load_card
+from benchmarks.data import cards
+from benchmarks.data.card_files import Pair
+from benchmarks.data.cards import load_card
 from benchmarks.errors import UserError
 from tests.tiny_worlds import write_world
 

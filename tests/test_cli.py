@@ -12,8 +12,8 @@ import pytest
 import toy_runs
 from toy_records import DATA, FINGERPRINTS, toy_records, toy_table, write_toy_records
 
-from benchmarks import arguments
 from benchmarks.__main__ import main
+from benchmarks.commands import arguments
 from benchmarks.protocol import Protocol
 
 ROOT = Path(__file__).parent.parent

@@ -10,12 +10,14 @@ import toy_compare
 import toy_runs
 from toy_records import FINGERPRINTS, toy_protocol, toy_record, toy_records, toy_table
 
-from benchmarks import arguments, conformance, statistics, verdicts
 from benchmarks.__main__ import main
 from benchmarks.cell import make_cell
-from benchmarks.conformance import Finding
+from benchmarks.commands import arguments
+from benchmarks.conformance import check
+from benchmarks.conformance.check import Finding
 from benchmarks.record import Record
-from benchmarks.statistics import Difference
+from benchmarks.reporting import statistics, verdicts
+from benchmarks.reporting.statistics import Difference
 
 METHOD = """
 from dataclasses import dataclass
@@ -109,8 +111,8 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(tmp_path, [record for record in toy_records() if record.label != "soma"])
     monkeypatch.setattr(arguments, "fingerprints", lambda *_: FINGERPRINTS)
     monkeypatch.setattr("benchmarks.run.run_cell", toy_compare.scored)
-    monkeypatch.setattr(conformance, "KINDS", ("class token",))
-    monkeypatch.setattr(conformance, "check_method", lambda *_: [Finding("fits", "pass", "well")])
+    monkeypatch.setattr(check, "KINDS", ("class token",))
+    monkeypatch.setattr(check, "check_method", lambda *_: [Finding("fits", "pass", "well")])
     return tmp_path
 
 
@@ -227,7 +229,7 @@ def changed(key: str, value: Any) -> Record:
 def test_baselines_of_something_else_are_refused_before_anything_runs(
     odd: Callable[[], Record], words: str, toy: Path, compare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conformance, "check_method", None)
+    monkeypatch.setattr(check, "check_method", None)
     monkeypatch.setattr(arguments, "fingerprints", None)
     write(toy, [odd()])
     code, out, err = compare()
@@ -271,7 +273,7 @@ def test_failed_property_stops_before_training(
     monkeypatch.undo()
     monkeypatch.setattr(arguments, "fingerprints", lambda *_: FINGERPRINTS)
     monkeypatch.setattr("benchmarks.run.run_cell", toy_compare.scored)
-    monkeypatch.setattr(conformance, "KINDS", ("class token",))
+    monkeypatch.setattr(check, "KINDS", ("class token",))
     (toy / "mine.py").write_text(BROKEN)
     code, out, err = compare()
     assert (code, out) == (1, "")

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from baselines import METHODS
-from benchmarks import conformance
 from benchmarks.__main__ import main
-from benchmarks.conformance import KINDS, Finding, build_vit, check_method
+from benchmarks.conformance import check
+from benchmarks.conformance.check import KINDS, Finding, build_vit, check_method
 from soma import Method
 
 FILE = Path(__file__).parent / "broken_methods.py"
@@ -88,7 +88,7 @@ def test_a_tensor_that_nobody_owns() -> None:
 def test_a_refusal_leaves_the_backbone_alone() -> None:
     (only,) = check_method(broken.HalfRefuses(), "class token")
     expected = "refuses, but has changed blocks.0.shift.value before"
-    assert only == Finding(conformance.FITS, "fail", expected)
+    assert only == Finding(check.FITS, "fail", expected)
 
 
 def test_a_refusal_is_one_line_with_the_reason() -> None:
@@ -99,7 +99,7 @@ def test_a_refusal_is_one_line_with_the_reason() -> None:
 
 def test_large_fields_are_made_small_and_said_so() -> None:
     first, *others = check_method(broken.Wide(), "class token")
-    assert first == Finding(conformance.FITS, "pass", "made small for it: rank 64 -> 4")
+    assert first == Finding(check.FITS, "pass", "made small for it: rank 64 -> 4")
     assert {found.verdict for found in others} == {"pass"}
 
 
@@ -116,7 +116,7 @@ def test_the_callers_state_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     torch.manual_seed(0)
     check_method(METHODS["freeze"](), KINDS[0])
     assert torch.equal(torch.rand(1), expected)
-    assert conformance.os.environ["SOMA_CACHE"] == "somewhere"
+    assert check.os.environ["SOMA_CACHE"] == "somewhere"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -144,7 +144,7 @@ def test_command_passes(command: Command) -> None:
 def test_command_fails_with_the_line_that_says_why(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conformance, "KINDS", KINDS[:1])
+    monkeypatch.setattr(check, "KINDS", KINDS[:1])
     code, out, _ = command("check", f"{FILE}:DeadPair")
     assert code == 1
     assert "  fail  gradient after one step    no gradient reaches 36 of 36: blocks.0." in out

@@ -12,7 +12,7 @@ from toy_task import FakeTask, protocol
 from benchmarks import run
 from benchmarks.__main__ import app
 from benchmarks.cell import Cell, make_cell
-from benchmarks.conformance import KINDS, check_method
+from benchmarks.conformance.check import KINDS, check_method
 
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
 pytestmark = pytest.mark.usefixtures("one_thread")

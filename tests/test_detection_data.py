@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import cards
-from benchmarks.cards_boxes import load_box_card
+from benchmarks.data import cards
+from benchmarks.data.box_cards import load_box_card
 from benchmarks.detection import data, reading
 from benchmarks.errors import UserError
 from tests.tiny_voc import (

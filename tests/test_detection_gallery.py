@@ -10,7 +10,7 @@ from toy_detections import found
 from toy_records import ENVIRONMENT
 
 from benchmarks.__main__ import main
-from benchmarks.cards_boxes import load_box_card
+from benchmarks.data.box_cards import load_box_card
 from benchmarks.detection import gallery, pictures, predictions
 from benchmarks.record import Record
 

@@ -5,16 +5,18 @@ import re
 import pytest
 import toy_compare
 
-from benchmarks import arguments, conformance, table_spec, tables
 from benchmarks.__main__ import main
 from benchmarks.cell import make_cell
-from benchmarks.compare import _check_settings
-from benchmarks.conformance import Finding
+from benchmarks.commands import arguments
+from benchmarks.conformance import check
+from benchmarks.conformance.check import Finding
 from benchmarks.detection import engines
 from benchmarks.errors import UserError
 from benchmarks.protocol import load_protocol
 from benchmarks.record import Evaluation, Score, record_of
-from benchmarks.tables_format import render
+from benchmarks.reporting import table_spec, tables
+from benchmarks.reporting.compare import _check_settings
+from benchmarks.reporting.formats import render
 
 UNSEEN = ("night_clear", "dusk_rainy", "night_rainy", "daytime_foggy")
 # Percent: held-out source, source test, then the unseen domains in order.
@@ -151,8 +153,8 @@ def test_compare_says_the_engine_and_sets_the_row_beside_the_baselines_of_table_
         record.write(folder / f"seed{record.seed}.json")
     monkeypatch.setattr(arguments, "fingerprints", lambda *_: {"night_clear": "f00d"})
     monkeypatch.setattr("benchmarks.run.run_cell", toy_compare.detected)
-    monkeypatch.setattr(conformance, "KINDS", ("class token",))
-    monkeypatch.setattr(conformance, "check_method", lambda *_: [Finding("fits", "pass", "well")])
+    monkeypatch.setattr(check, "KINDS", ("class token",))
+    monkeypatch.setattr(check, "check_method", lambda *_: [Finding("fits", "pass", "well")])
     command = ["compare", "soma", "--table", "table2", "--seeds", "0,1", "--workers", "1"]
     folders = ["--data-root", tmp_path, "--out", tmp_path / "runs", "--against", reference]
     assert main([*command, *map(str, folders)]) == 0

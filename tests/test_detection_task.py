@@ -14,8 +14,8 @@ from toy_task import RANK_2, RECIPE, files, numbers
 
 from benchmarks import run
 from benchmarks.canonical import digest_of
-from benchmarks.cards_boxes import load_box_card
 from benchmarks.cell import make_cell, protocol_semantics
+from benchmarks.data.box_cards import load_box_card
 from benchmarks.detection import engines, predictions, task
 from benchmarks.detection.data import evaluation_samples
 from benchmarks.detection.detections import Detections

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.cards_boxes import load_box_card
+from benchmarks.data.box_cards import load_box_card
 from benchmarks.detection import cityscapes, reading, voc
 from benchmarks.errors import UserError
 from tests.tiny_voc import CLASSES, annotation, box, write_domain

@@ -11,8 +11,8 @@ import pytest
 from local_server import Server, local_server
 from toy_download import IMAGES, LABELS, PLACED, files, run_here, write_card, zipped
 
-from benchmarks import cards
 from benchmarks.__main__ import main
+from benchmarks.data import cards
 from benchmarks.download import remote
 
 ROOT = Path(__file__).parent.parent

@@ -2,8 +2,9 @@
 
 import pytest
 
-from benchmarks import cards, yaml_files
-from benchmarks.download.source import Source
+from benchmarks import yaml_files
+from benchmarks.data import cards
+from benchmarks.data.download_source import Source
 from benchmarks.errors import UserError
 
 # Typed from where each address was read, not from the cards.

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 from toy_download import LABELS, PLACED, files, run_here, write_card
 
-from benchmarks import cards
 from benchmarks.__main__ import main
+from benchmarks.data import cards
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "scripts" / "download_datasets.sh"

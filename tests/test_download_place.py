@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.data.download_source import Archive
 from benchmarks.download.place import is_placed, place
-from benchmarks.download.source import Archive
 from benchmarks.errors import UserError
 
 

@@ -6,13 +6,14 @@ import pytest
 import yaml
 from tiny_worlds import write_world
 
-from benchmarks import cards, dry_run, inventory
 from benchmarks.__main__ import main
-from benchmarks.card_files import Pair
-from benchmarks.cards_boxes import BoxCard, load_any_card
+from benchmarks.data import cards
+from benchmarks.data.box_cards import BoxCard, load_any_card
+from benchmarks.data.card_files import Pair
 from benchmarks.detection.reading import learnable
 from benchmarks.detection.reading import read_pair as read_boxes
-from benchmarks.dry_run_report import project
+from benchmarks.dry_run import inventory, measure
+from benchmarks.dry_run.report import project
 from benchmarks.mini import stand_in
 from benchmarks.protocol import load_protocol
 from benchmarks.record import Parameters
@@ -134,7 +135,7 @@ def test_what_cannot_run_is_one_line(
 def test_the_largest_test_size_counts() -> None:
     protocol = load_protocol("paper_gtav")
     sizes = {
-        domain.domain: dry_run.pixels_of(protocol, domain)
+        domain.domain: measure.pixels_of(protocol, domain)
         for domain in (*protocol.targets, *protocol.extra, *protocol.validation)
     }
     assert sizes == {
@@ -149,7 +150,7 @@ def test_the_largest_test_size_counts() -> None:
 
 def test_hours_are_those_of_steps_and_pixels() -> None:
     protocol = load_protocol("rein_gtav")  # 40,000 steps, scored four times
-    measured = dry_run.Measured(
+    measured = measure.Measured(
         adapt_seconds=36.0,
         steps=[9.0, 0.9],
         image_seconds=2.0,

@@ -10,13 +10,14 @@ from toy_records import FINGERPRINTS, build, toy_protocol, toy_record, toy_table
 from toy_task import FakeTask
 from toy_task import protocol as task_protocol
 
-from benchmarks import run, tables, trials
+from benchmarks import run, trials
 from benchmarks.cell import make_cell
 from benchmarks.errors import UserError
 from benchmarks.protocol_parts import Mode
 from benchmarks.record import Record
-from benchmarks.table_spec import Published
-from benchmarks.tables import Request
+from benchmarks.reporting import tables
+from benchmarks.reporting.table_spec import Published
+from benchmarks.reporting.tables import Request
 from benchmarks.trials import Trial
 from benchmarks.yaml_files import validate
 

@@ -10,17 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks import segmentation
-from benchmarks.cards import load_card
+from benchmarks.data.cards import load_card
 from benchmarks.errors import UserError
 from benchmarks.protocol_parts import Domain
 from benchmarks.segmentation import data
-from benchmarks.segmentation.evaluate import (
-    WINDOWS_PER_FORWARD,
-    evaluate,
-    predict,
-    slide,
-    starts,
-)
+from benchmarks.segmentation.evaluate import WINDOWS_PER_FORWARD, evaluate, predict, slide, starts
 from tests.tiny_worlds import tiny_protocol, write_label, write_world
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,8 +15,9 @@ from toy_records import toy_protocol
 
 from baselines import METHODS
 from baselines.hf_peft import HFPeft
-from benchmarks import arguments, method_names
+from benchmarks import method_names
 from benchmarks.cell import make_cell, make_method
+from benchmarks.commands import arguments
 from benchmarks.errors import UserError
 from soma import LowRankLinear, NotApplicable, NotFoldable, adapt, load_adapter, save_adapter
 from soma.backbone import linears

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import metrics
+from benchmarks.segmentation import metrics
 
 
 def images(classes: int) -> st.SearchStrategy:

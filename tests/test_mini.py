@@ -9,8 +9,8 @@ import pytest
 from safetensors.torch import load_file
 
 from benchmarks.backbones import load_backbone
-from benchmarks.cards import load_card
-from benchmarks.cards_boxes import load_box_card
+from benchmarks.data.box_cards import load_box_card
+from benchmarks.data.cards import load_card
 from benchmarks.detection.reading import read_pair as read_boxes
 from benchmarks.errors import UserError
 from benchmarks.mini import pretrain, small_worlds, weather, worlds

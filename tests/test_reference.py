@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.arguments import REFERENCE
 from benchmarks.cell import make_cell
+from benchmarks.commands.arguments import REFERENCE
 from benchmarks.protocol import load_protocol
 from benchmarks.record import Record
 

@@ -10,8 +10,8 @@ from baselines import METHODS
 from benchmarks import run
 from benchmarks.cell import make_cell
 from benchmarks.errors import UserError
-from benchmarks.metrics import summary
 from benchmarks.record import Record
+from benchmarks.segmentation.metrics import summary
 from soma import load_adapter
 from soma.method import NotApplicable
 

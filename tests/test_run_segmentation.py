@@ -8,8 +8,8 @@ from PIL import Image
 from toy_task import numbers, protocol
 
 from benchmarks import run, segmentation
-from benchmarks.cards import load_card
 from benchmarks.cell import make_cell
+from benchmarks.data.cards import load_card
 from benchmarks.seeding import stream
 
 pytestmark = pytest.mark.usefixtures("one_thread")

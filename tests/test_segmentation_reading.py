@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.cards import load_card
+from benchmarks.data.cards import load_card
 from benchmarks.errors import UserError
 from benchmarks.protocol_parts import Domain
 from benchmarks.segmentation import reading

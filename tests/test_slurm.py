@@ -20,14 +20,15 @@ import toy_runs
 from test_sweep import log, plan
 from toy_task import FakeTask, cell_of, numbers
 
-from benchmarks import run, slurm, slurm_job
+from benchmarks import run
 from benchmarks.__main__ import main
 from benchmarks.cell import Cell
-from benchmarks.claim import Plan, finished
 from benchmarks.errors import UserError
 from benchmarks.record import Record
-from benchmarks.slurm_job import FRUITLESS, CellJob, Resources, Ticket
-from benchmarks.sweep import Outcome
+from benchmarks.sweeps import slurm, slurm_job
+from benchmarks.sweeps.claim import Plan, finished
+from benchmarks.sweeps.local import Outcome
+from benchmarks.sweeps.slurm_job import FRUITLESS, CellJob, Resources, Ticket
 
 ROOT = Path(__file__).parent.parent
 Happening = Callable[[], object]

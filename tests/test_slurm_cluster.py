@@ -21,10 +21,10 @@ from toy_task import cell_of, numbers
 
 from benchmarks import run
 from benchmarks.cell import Cell
-from benchmarks.claim import Plan, finished
-from benchmarks.slurm import sweep
-from benchmarks.slurm_job import Resources, Ticket
-from benchmarks.sweep import Outcome
+from benchmarks.sweeps.claim import Plan, finished
+from benchmarks.sweeps.local import Outcome
+from benchmarks.sweeps.slurm import sweep
+from benchmarks.sweeps.slurm_job import Resources, Ticket
 
 ROOT = Path(__file__).parent.parent
 pytestmark = [

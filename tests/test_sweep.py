@@ -13,10 +13,10 @@ import toy_runs
 from toy_records import toy_protocol, toy_record
 
 from benchmarks.cell import Cell, make_cell
-from benchmarks.claim import Plan, RunCell, finished, run_one
 from benchmarks.errors import UserError
 from benchmarks.record import Record
-from benchmarks.sweep import Outcome, sweep
+from benchmarks.sweeps.claim import Plan, RunCell, finished, run_one
+from benchmarks.sweeps.local import Outcome, sweep
 
 ROOT = Path(__file__).parent.parent
 

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 from toy_records import SCORES, evaluation, toy_protocol, toy_record, toy_table
 
-from benchmarks import compare, segmentation, table_spec, tables, tuning
+from benchmarks import segmentation, tuning
 from benchmarks.cell import make_cell, protocol_semantics
 from benchmarks.protocol import MethodChanges, Mode, Protocol, RecipeChanges
 from benchmarks.protocol_parts import Domain
 from benchmarks.record import Record, Score
-from benchmarks.tables_format import render
+from benchmarks.reporting import compare, table_spec, tables
+from benchmarks.reporting.formats import render
 
 LOW = Domain(domain="cityscapes_low", card="cityscapes", split="val", size=(48, 80))
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from toy_records import build, row, toy_table
 
-from benchmarks import table_spec
 from benchmarks.errors import UserError
+from benchmarks.reporting import table_spec
 
 
 def test_published_numbers_carry_their_source(tmp_path: Path) -> None:

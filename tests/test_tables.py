@@ -21,11 +21,11 @@ from toy_records import (
 )
 
 from benchmarks.errors import UserError
-from benchmarks.selection import select
-from benchmarks.table_notes import notes
-from benchmarks.table_spec import load_table
-from benchmarks.tables import Table
-from benchmarks.tables_format import render
+from benchmarks.reporting.formats import render
+from benchmarks.reporting.selection import select
+from benchmarks.reporting.table_notes import notes
+from benchmarks.reporting.table_spec import load_table
+from benchmarks.reporting.tables import Table
 
 GOLDEN = {form: DATA / f"toy_table.{form}" for form in ("md", "csv", "tex")}
 

@@ -7,9 +7,10 @@ import pytest
 import toy_tune
 from toy_records import DATA, FINGERPRINTS, toy_protocol
 
-from benchmarks import arguments, trials, tuning
+from benchmarks import trials, tuning
 from benchmarks.__main__ import main
 from benchmarks.cell import make_cell
+from benchmarks.commands import arguments
 from benchmarks.detection import engines
 from benchmarks.errors import UserError
 from benchmarks.protocol import load_protocol

@@ -16,8 +16,8 @@ from PIL import Image
 from tiny_worlds import write_world
 
 from benchmarks import verify as verification
-from benchmarks.cards import load_card
-from benchmarks.cards_boxes import load_any_card
+from benchmarks.data.box_cards import load_any_card
+from benchmarks.data.cards import load_card
 from benchmarks.errors import UserError
 from benchmarks.verify import Report, verify
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiny_voc import annotation, box, write_domain
 
-from benchmarks.cards_boxes import load_any_card
+from benchmarks.data.box_cards import load_any_card
 from benchmarks.verify import Report, verify
 
 MAIN = "diverseWeather/daytime_clear/VOC2007"

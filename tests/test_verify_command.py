@@ -9,7 +9,7 @@ from tiny_voc import annotation, write_domain
 from tiny_worlds import write_world
 
 from benchmarks.__main__ import main
-from benchmarks.cards import load_card
+from benchmarks.data.cards import load_card
 
 Command = Callable[..., tuple[int, str, str]]
 

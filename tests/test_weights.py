@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks import arguments, segmentation, weights
+from benchmarks import segmentation, weights
 from benchmarks.backbones import BACKBONE, fingerprint, load_backbone
 from benchmarks.cell import make_cell
+from benchmarks.commands import arguments
 from benchmarks.errors import UserError
 from benchmarks.protocol import load_protocol
 from benchmarks.protocol_parts import HUB, Backbone

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from benchmarks.cards_boxes import load_box_card
+from benchmarks.data.box_cards import load_box_card
 from benchmarks.detection.settings import DetectionAugment
 from benchmarks.protocol_parts import Domain
 from tests.tiny_worlds import INPUT

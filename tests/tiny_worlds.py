@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.cards import Card, load_card
+from benchmarks.data.cards import Card, load_card
 from benchmarks.protocol_parts import Augment, Backbone, Domain, Head, Input, Window
 
 INPUT = Input(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import table_spec, tables
 from benchmarks.canonical import digest_of
 from benchmarks.cell import protocol_semantics
 from benchmarks.protocol import Protocol, load_protocol
 from benchmarks.record import Cost, Environment, Evaluation, Parameters, Record, Score
-from benchmarks.table_spec import TableSpec, load_table
-from benchmarks.tables import Request, Row, Table
+from benchmarks.reporting import table_spec, tables
+from benchmarks.reporting.table_spec import TableSpec, load_table
+from benchmarks.reporting.tables import Request, Row, Table
 
 DATA = Path(__file__).parent / "data"
 FINGERPRINTS = {"gtav": "aa", "gtav_held_out": "aa", "cityscapes": "bb", "bdd100k": "cc"}

@@ -9,11 +9,11 @@ from torch import nn
 
 from benchmarks.backbones import load_backbone
 from benchmarks.cell import make_cell
-from benchmarks.loading import loaded
-from benchmarks.metrics import confusion, summary
+from benchmarks.data.loading import loaded
 from benchmarks.protocol import SegmentationProtocol, load_protocol
 from benchmarks.seeding import stream
 from benchmarks.segmentation import Evaluation
+from benchmarks.segmentation.metrics import confusion, summary
 from benchmarks.share import WHOLE
 
 BACKBONE = {

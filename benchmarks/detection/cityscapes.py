@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from benchmarks.cards_boxes import Boxes
+from benchmarks.data.box_cards import Boxes
+from benchmarks.data.loading import decoded
 from benchmarks.detection.voc import Objects, cleaned
 from benchmarks.errors import UserError
-from benchmarks.loading import decoded
 
 PER_CLASS = 1000  # a pixel holds label id x 1000 + number of the instance
 UNPAINTED = {"license plate"}  # negative ids: the car under it stays

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from benchmarks.card_files import Pair
-from benchmarks.cards_boxes import BoxCard, load_box_card
+from benchmarks.data.box_cards import BoxCard, load_box_card
+from benchmarks.data.card_files import Pair
+from benchmarks.data.loading import Order, loaded
 from benchmarks.detection import augment as augmentation
 from benchmarks.detection.reading import evaluation_pairs, learnable, read_pair, training_pairs
 from benchmarks.detection.settings import DetectionAugment
 from benchmarks.errors import UserError
-from benchmarks.loading import Order, loaded
 from benchmarks.protocol import Protocol
 from benchmarks.protocol_parts import Domain, Input
 from benchmarks.seeding import stream

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.cards_boxes import load_box_card
+from benchmarks.data.box_cards import load_box_card
 from benchmarks.detection import metrics, predictions
 from benchmarks.detection.data import evaluation_samples
 from benchmarks.detection.detections import Detections

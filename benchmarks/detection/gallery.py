@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import yaml_files
-from benchmarks.cards import Pair
-from benchmarks.cards_boxes import BoxCard, load_box_card
+from benchmarks.data.box_cards import BoxCard, load_box_card
+from benchmarks.data.cards import Pair
 from benchmarks.detection import predictions
 from benchmarks.detection.detections import Detections
 from benchmarks.detection.pictures import Sample, contact_sheet

@@ -9,12 +9,12 @@ from typing import Literal
 
 import numpy as np
 
-from benchmarks.card_files import Pair
-from benchmarks.cards_boxes import BoxCard, load_box_card
+from benchmarks.data.box_cards import BoxCard, load_box_card
+from benchmarks.data.card_files import Pair
+from benchmarks.data.loading import decoded
 from benchmarks.detection import cityscapes, voc
 from benchmarks.detection.voc import Objects
 from benchmarks.errors import UserError
-from benchmarks.loading import decoded
 from benchmarks.protocol_parts import Domain
 from benchmarks.segmentation.reading import learnt, scored
 

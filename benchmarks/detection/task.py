@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from benchmarks.backbones import load_backbone
-from benchmarks.cards_boxes import load_box_card
+from benchmarks.data.box_cards import load_box_card
 from benchmarks.detection import engines
 from benchmarks.detection.data import batches
 from benchmarks.detection.evaluate import evaluate

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.download.source import Source
+from benchmarks.data.download_source import Source
 from benchmarks.errors import UserError
 
 NEEDED = {  # kind -> what has to be there, how to get it

@@ -15,10 +15,10 @@ from pathlib import Path
 import filelock
 import httpx2
 
+from benchmarks.data.download_source import Archive, Source
 from benchmarks.download import clients
 from benchmarks.download.place import is_placed, place
 from benchmarks.download.remote import Remote, probe
-from benchmarks.download.source import Archive, Source
 from benchmarks.download.transfer import Report, fetch
 from benchmarks.download.unpack import SUFFIXES, unpack
 from benchmarks.errors import UserError

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ValidationError
 
-from benchmarks.download.source import Archive
+from benchmarks.data.download_source import Archive
 from benchmarks.errors import UserError
 from benchmarks.record import write_atomically
 

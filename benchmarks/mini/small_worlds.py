@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.cards import load_card
-from benchmarks.cards_boxes import load_box_card
+from benchmarks.data.box_cards import load_box_card
+from benchmarks.data.cards import load_card
 from benchmarks.mini import styles, weather
 from benchmarks.mini.appearance import render
 from benchmarks.mini.scenes import Scene, sample_scene

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from benchmarks.card_files import listed
-from benchmarks.cards import FOLDER, Card, load_card
-from benchmarks.cards_boxes import BoxCard
+from benchmarks.data.box_cards import BoxCard
+from benchmarks.data.card_files import listed
+from benchmarks.data.cards import FOLDER, Card, load_card
 from benchmarks.mini.annotations import Annotated, annotate, voc_xml
 from benchmarks.mini.appearance import render
 from benchmarks.mini.scenes import Scene, sample_scene

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from rich.progress import track
 
-from benchmarks.cards import IGNORE, load_card
+from benchmarks.data.cards import IGNORE, load_card
 from benchmarks.errors import UserError
 from benchmarks.mini import annotations, small_worlds, weather
 from benchmarks.mini.appearance import render

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from benchmarks.cards import IGNORE, Card
+from benchmarks.data.cards import IGNORE, Card
 from benchmarks.mini.scenes import Scene
 
 PALETTE = np.array(  # the usual Cityscapes colours, for pictures of labels and for palette PNGs

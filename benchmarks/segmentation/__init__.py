@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.backbones import load_backbone
-from benchmarks.cards import load_card
+from benchmarks.data.cards import load_card
 from benchmarks.errors import UserError
 from benchmarks.protocol import Protocol
 from benchmarks.protocol_parts import Domain

@@ -11,7 +11,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from benchmarks.cards import IGNORE
+from benchmarks.data.cards import IGNORE
 from benchmarks.protocol_parts import Augment, Input
 
 CROP_TRIES = 10

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from benchmarks.card_files import Pair
-from benchmarks.cards import IGNORE, Card, load_card
+from benchmarks.data.card_files import Pair
+from benchmarks.data.cards import IGNORE, Card, load_card
+from benchmarks.data.loading import Order, loaded
 from benchmarks.errors import UserError
-from benchmarks.loading import Order, loaded
 from benchmarks.protocol import Protocol
 from benchmarks.protocol_parts import Augment, Domain, Input
 from benchmarks.seeding import stream

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks import metrics
-from benchmarks.cards import load_card
+from benchmarks.data.cards import load_card
 from benchmarks.errors import UserError
 from benchmarks.evaluation import Evaluation
 from benchmarks.protocol import Protocol
 from benchmarks.protocol_parts import Domain
+from benchmarks.segmentation import metrics
 from benchmarks.segmentation.data import evaluation_samples
 from benchmarks.segmentation.mask2former import Segmenter
 from benchmarks.share import WHOLE, Share

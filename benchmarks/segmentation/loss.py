@@ -14,7 +14,7 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerLoss,
 )
 
-from benchmarks.cards import IGNORE
+from benchmarks.data.cards import IGNORE
 from benchmarks.protocol_parts import Head
 from benchmarks.share import Part
 

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from benchmarks.card_files import Pair
-from benchmarks.cards import OUTSIDE, Card, load_card
+from benchmarks.data.card_files import Pair
+from benchmarks.data.cards import OUTSIDE, Card, load_card
+from benchmarks.data.loading import decoded
 from benchmarks.errors import UserError
-from benchmarks.loading import decoded
 from benchmarks.protocol_parts import Domain
 
 # Parallelism is over runs and loader processes; OpenCV's own threads would only get in their way.

@@ -1,0 +1,1 @@
+"""The commands of `python -m benchmarks`, one file per group; `arguments` is what they share."""

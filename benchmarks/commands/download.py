@@ -1,0 +1,137 @@
+"""The command `download`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from benchmarks.commands import arguments
+from benchmarks.errors import UserError, closest
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from benchmarks.data.cards import DataSet
+    from benchmarks.data.download_source import Source
+    from benchmarks.download.job import Job, Step
+
+
+def download(
+    dataset: Annotated[str, typer.Option(help="Names, e.g. gtav,bdd100k.")] = "",
+    root: Annotated[Path | None, typer.Option(help="The data root: all data sets.")] = None,
+    via: Annotated[str, typer.Option(help="direct, hub, drive, ...; default: the first.")] = "",
+    list_: Annotated[bool, typer.Option("--list", help="Print what can be fetched.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Print what would be fetched.")] = False,
+) -> None:
+    """Fetch data sets below a data root; goes on where it was cut off, overwrites nothing."""
+    if list_:
+        _print_list()
+        return
+    names = arguments.names(dataset)
+    if not names or root is None:
+        raise UserError("download what, and where? give --dataset NAMES --root DIR, or --list")
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; make it, or give another --root")
+    from benchmarks.download.job import Job
+    from benchmarks.download.remote import client
+
+    jobs = [Job(card.name, _source(card, via), root / card.folder) for card in map(_card, names)]
+    with client() as http:
+        if dry_run:
+            for job in jobs:
+                _print_plan(job, _steps_as_far_as_known(job, http))
+            return
+        plans = [(job, job.prepared(http)) for job in jobs]
+        _check_room(plans)
+        for job, steps in plans:
+            job.run(http, steps)
+            print(f"{job.name}: complete in {job.home}")
+
+
+def _card(name: str) -> DataSet:
+    from benchmarks import yaml_files
+    from benchmarks.data.box_cards import BoxCard
+    from benchmarks.data.cards import FOLDER, Card, load_card, names
+
+    if name not in names():
+        raise UserError(f"unknown data set {name!r}{closest(name, names())}")
+    boxes = BoxCard.holds in yaml_files.read(FOLDER / f"{name}.yaml")
+    return load_card(name, BoxCard if boxes else Card)
+
+
+def _source(card: DataSet, via: str) -> Source:
+    """The way to get a data set: the first one, or the one of kind `via`."""
+    if not card.download:
+        raise UserError(f"{card.name}: its card names nothing to download; access: {card.access}")
+    ways = {source.kind: source for source in card.download}
+    if via and via not in ways:
+        raise UserError(f"--via {via}: {card.name} cannot be had so{closest(via, ways)}")
+    return ways[via] if via else card.download[0]
+
+
+def _print_list() -> None:
+    from benchmarks.data.cards import names
+
+    for card in map(_card, names()):
+        ways = ",".join(source.kind for source in card.download) or "-"
+        print(f"{card.name:<20} {ways:<13} {card.title}")
+
+
+def _steps_as_far_as_known(job: Job, http: httpx2.Client) -> list[Step]:
+    """What is missing; what stands in the way is printed, a dry run needs no network."""
+    try:
+        return job.prepared(http, pauses=())
+    except UserError as error:
+        print(f"note: {error}")
+        return job.missing()
+
+
+def _print_plan(job: Job, steps: list[Step]) -> None:
+    missing = {step.archive.name: step for step in steps}
+    print(f"{job.name}: {job.source.kind} {job.source.url} -> {job.home}")
+    if job.source.note:
+        print(f"  {job.source.note}")
+    for archive in job.archives():
+        step = missing.get(archive.name)
+        todo = "in place" if step is None else "unpack" if step.here else "fetch"
+        print(f"  {archive.name:<44} {_size(step.bytes if step else archive.about):>12}  {todo}")
+    needed, unknown = _needed(steps)
+    more = f" and {unknown} of unknown size" if unknown else ""
+    print(f"  needs {_size(needed)}{more}, free {_size(shutil.disk_usage(_existing(job)).free)}")
+
+
+def _needed(steps: list[Step]) -> tuple[int, int]:
+    """Bytes that unpacking takes, and how many archives of unknown size come on top.
+
+    Pictures hardly shrink in an archive, so that its size is that of its files; the largest one
+    lies beside what is unpacked from it for a while.
+    """
+    sizes = [step.bytes for step in steps if step.bytes is not None]
+    beside = max((step.beside for step in steps), default=0)
+    return sum(sizes) + beside, len(steps) - len(sizes)
+
+
+def _check_room(plans: list[tuple[Job, list[Step]]]) -> None:
+    """Compare what is needed on each disk with what is free there, before anything is fetched."""
+    needed: dict[int, int] = {}
+    for job, steps in plans:
+        folder = _existing(job)
+        device = folder.stat().st_dev
+        needed[device] = needed.get(device, 0) + _needed(steps)[0]
+        free = shutil.disk_usage(folder).free
+        if needed[device] > free:
+            raise UserError(
+                f"{folder}: {job.name} needs {_size(needed[device])} with what comes before it, "
+                f"free are {_size(free)}; make room or choose another --root"
+            )
+
+
+def _existing(job: Job) -> Path:
+    return job.home if job.home.is_dir() else job.home.parent
+
+
+def _size(count: int | None) -> str:
+    return "size unknown" if count is None else f"{count / 1e9:,.3f} GB"

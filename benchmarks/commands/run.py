@@ -1,0 +1,77 @@
+"""The command `run`: one cell, on one device or on several."""
+
+import sys
+from functools import partial
+
+import typer
+
+from benchmarks.commands import arguments, listing
+from benchmarks.commands.arguments import (
+    RUNS,
+    DataRoot,
+    Device,
+    Devices,
+    DryRun,
+    Mode,
+    Nodes,
+    Out,
+    PlacementName,
+    Settings,
+)
+from benchmarks.errors import UserError
+from benchmarks.protocol import load_protocol
+
+
+def run(
+    protocol: str,
+    method: str,
+    seed: int = 0,
+    mode: Mode = "controlled",
+    settings: Settings = [],  # noqa: B006 - typer copies it
+    placement: PlacementName = "default",
+    device: Device = "cpu",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
+    data_root: DataRoot = None,
+    out: Out = RUNS,
+    dry_run: DryRun = False,
+) -> None:
+    """Train and score one cell: METHOD is a name or path/to/file.py:Class.
+
+    With --dry-run only say what it would take and what is missing: needs no data, writes nothing.
+    """
+    from benchmarks.cell import make_cell, parse_changes
+    from benchmarks.devices import follows
+    from benchmarks.run import run_cell
+    from benchmarks.sweeps.claim import Plan, follow, run_one
+
+    held_fixed = load_protocol(protocol)
+    where = None if placement == "default" else placement
+    changes = parse_changes(settings)
+    cell = make_cell(held_fixed, method, seed=seed, placement=where, mode=mode, changes=changes)
+    if dry_run:
+        from benchmarks.dry_run.report import print_cell
+
+        if devices * nodes > 1:
+            raise UserError("--dry-run measures one device; leave --devices and --nodes out")
+        print_cell(cell, device, arguments.known_root(held_fixed, data_root))
+        return
+    root = arguments.data_root(held_fixed, data_root)
+    arguments.announce(held_fixed)
+    cell = cell.reading(arguments.fingerprints(held_fixed, root))
+    plan = Plan((cell,), out, root, device, partial(run_cell, devices=devices, nodes=nodes))
+    if follows(devices, nodes):
+        follow(plan, cell)
+        return
+    result = run_one(plan, cell, True, wait_for_lock=False)
+    if result is None:
+        raise UserError(
+            f"{cell}: another process runs it now; its record will be {out / cell.path}"
+        )
+    record, made = result
+    if not made:
+        print("recorded before; nothing was run", file=sys.stderr)
+    listing.print_record(record)
+    print(out / cell.path)
+    if record.status == "failed":
+        raise typer.Exit(1)

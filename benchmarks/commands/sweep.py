@@ -1,0 +1,105 @@
+"""The command `sweep`: the cells of a table, trained here or as jobs of a SLURM cluster."""
+
+import sys
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import typer
+
+from benchmarks.commands import arguments, listing
+from benchmarks.commands.arguments import (
+    RUNS,
+    DataRoot,
+    Device,
+    DryRun,
+    Methods,
+    Mode,
+    Out,
+    PlacementName,
+    Profile,
+    Seeds,
+    Settings,
+)
+from benchmarks.errors import UserError
+
+
+def _of_slurm(help: str, **limits: int) -> Any:
+    return typer.Option(help=help, rich_help_panel="With --on slurm", **limits)
+
+
+def sweep(
+    table: str,
+    profile: Profile = "mini",
+    placement: PlacementName = "default",
+    seeds: Seeds = "",
+    methods: Methods = "",
+    mode: Mode = "controlled",
+    settings: Settings = [],  # noqa: B006 - typer copies it
+    workers: Annotated[int, typer.Option(min=1, help="Cells trained side by side, here.")] = 1,
+    device: Device = "cpu",
+    data_root: DataRoot = None,
+    out: Out = RUNS,
+    retry_failed: Annotated[bool, typer.Option(help="Run failed cells again.")] = False,
+    dry_run: DryRun = False,
+    on: Annotated[
+        Literal["local", "slurm"], typer.Option(help="Train here, or each cell as a SLURM job.")
+    ] = "local",
+    wait: Annotated[bool, _of_slurm("For all records, or submit and leave.")] = True,
+    partition: Annotated[str, _of_slurm("Partition of the jobs; default: the cluster's.")] = "",
+    time: Annotated[int, _of_slurm("Minutes until a job is cut off, and continued.", min=5)] = 240,
+    devices: Annotated[int, _of_slurm("Of a cell on each node, sharing each batch.", min=1)] = 1,
+    nodes: Annotated[int, _of_slurm("Machines of a cell.", min=1)] = 1,
+    gpus_per_node: Annotated[
+        int | None, _of_slurm("Default: --devices where these are GPUs.", min=0)
+    ] = None,
+    cpus: Annotated[int | None, _of_slurm("Processors for each device.", min=1)] = None,
+    mem: Annotated[int | None, _of_slurm("GB on each node.", min=1)] = None,
+    slurm: Annotated[
+        list[str], _of_slurm("Any option of sbatch, as KEY=VALUE or KEY; repeatable.")
+    ] = [],  # noqa: B006 - typer copies it
+) -> None:
+    """Run the cells of TABLE that have no record yet, and resume those that were cut off."""
+    from benchmarks.cell import make_cell, parse_changes
+    from benchmarks.reporting.table_spec import load_table
+    from benchmarks.run import run_cell
+    from benchmarks.sweeps.claim import Plan
+    from benchmarks.sweeps.local import end_workers_on_sigterm
+    from benchmarks.sweeps.local import sweep as work
+    from benchmarks.sweeps.slurm import sweep as submit
+    from benchmarks.sweeps.slurm_job import Resources
+
+    options = {key: value or True for key, _, value in (each.partition("=") for each in slurm)}
+    resources = Resources(
+        devices, nodes, time, partition or None, gpus_per_node, cpus, mem, options
+    )
+    if on == "local" and not (wait and resources == Resources()):
+        raise UserError("what jobs ask SLURM for needs --on slurm; here cells run on one device")
+    spec = load_table(table)
+    protocol = spec.protocol(profile)
+    changes = parse_changes(settings)
+    # Seeds outermost: a sweep that is cut off has complete rankings of its first seeds.
+    cells = [
+        make_cell(protocol, method, seed=seed, placement=where, mode=mode, changes=changes)
+        for seed in arguments.numbers(seeds) or protocol.seeds
+        for where in arguments.placements(protocol, placement) or (protocol.default_placement,)
+        for method in arguments.names(methods) or spec.methods
+    ]
+    if dry_run:
+        from benchmarks.dry_run.report import print_table
+
+        print_table(cells, device, arguments.known_root(protocol, data_root))
+        return
+    root = arguments.data_root(protocol, data_root)
+    arguments.announce(protocol)
+    data = arguments.fingerprints(protocol, root)
+    run = partial(run_cell, devices=devices, nodes=nodes) if on == "slurm" else run_cell
+    plan = Plan(tuple(cell.reading(data) for cell in cells), out, root, device, run)
+    end_workers_on_sigterm()
+    with listing.progress(len(cells)) as report:
+        if on == "slurm":
+            outcome = submit(plan, resources, report, retry_failed, wait)
+        else:
+            outcome = work(plan, workers, report, retry_failed)
+    for line in outcome.summary():
+        print(line, file=sys.stderr)
+    raise typer.Exit(outcome.exit_code)

@@ -1,0 +1,1 @@
+"""Is a method implemented correctly? `check` measures it on small random backbones."""

@@ -1,0 +1,1 @@
+"""Data sets as their cards describe them: their files, how those pair, the order of samples."""

@@ -1,0 +1,1 @@
+"""What a run would take and what it lacks, found out without data, weights or records."""
