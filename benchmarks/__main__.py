@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from benchmarks.commands import bench, data, methods, mini, run, sweep, tables
+from benchmarks.commands import bench, data, methods, mini, records, run, sweep, tables
 from benchmarks.commands.download import download
 from benchmarks.errors import UserError
 
@@ -17,7 +17,7 @@ app = typer.Typer(
 )
 for command in (
     *(run.run, sweep.sweep, tables.table),
-    *(methods.check, methods.compare, methods.tune, methods.export, methods.pictures),
+    *(methods.check, methods.compare, methods.tune, records.export, records.pictures),
     *(data.verify, download),
 ):
     app.command()(command)

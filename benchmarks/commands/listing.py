@@ -91,3 +91,8 @@ def progress(cells: int) -> Iterator[Callable[[str, bool], None]]:
             bar.update(task, advance=int(ends_cell))
 
         yield live
+
+
+def say(line: str) -> None:
+    """Print a line that is no result: on stderr."""
+    print(line, file=sys.stderr)

@@ -1,12 +1,11 @@
 """The command `sweep`: the cells of a table, trained here or as jobs of a SLURM cluster."""
 
-import sys
 from functools import partial
 from typing import Annotated, Any, Literal
 
 import typer
 
-from benchmarks.commands import arguments, listing
+from benchmarks.commands import arguments, training
 from benchmarks.commands.arguments import (
     RUNS,
     DataRoot,
@@ -59,11 +58,9 @@ def sweep(
     ] = [],  # noqa: B006 - typer copies it
 ) -> None:
     """Run the cells of TABLE that have no record yet, and resume those that were cut off."""
-    from benchmarks.cell import make_cell, parse_changes
     from benchmarks.reporting.table_spec import load_table
     from benchmarks.run import run_cell
     from benchmarks.sweeps.claim import Plan
-    from benchmarks.sweeps.local import end_workers_on_sigterm
     from benchmarks.sweeps.local import sweep as work
     from benchmarks.sweeps.slurm import sweep as submit
     from benchmarks.sweeps.slurm_job import Resources
@@ -76,14 +73,8 @@ def sweep(
         raise UserError("what jobs ask SLURM for needs --on slurm; here cells run on one device")
     spec = load_table(table)
     protocol = spec.protocol(profile)
-    changes = parse_changes(settings)
-    # Seeds outermost: a sweep that is cut off has complete rankings of its first seeds.
-    cells = [
-        make_cell(protocol, method, seed=seed, placement=where, mode=mode, changes=changes)
-        for seed in arguments.numbers(seeds) or protocol.seeds
-        for where in arguments.placements(protocol, placement) or (protocol.default_placement,)
-        for method in arguments.names(methods) or spec.methods
-    ]
+    asked = arguments.names(methods) or spec.methods
+    cells = training.cells(protocol, asked, seeds, placement, mode, settings)
     if dry_run:
         from benchmarks.dry_run.report import print_table
 
@@ -94,12 +85,10 @@ def sweep(
     data = arguments.fingerprints(protocol, root)
     run = partial(run_cell, devices=devices, nodes=nodes) if on == "slurm" else run_cell
     plan = Plan(tuple(cell.reading(data) for cell in cells), out, root, device, run)
-    end_workers_on_sigterm()
-    with listing.progress(len(cells)) as report:
-        if on == "slurm":
-            outcome = submit(plan, resources, report, retry_failed, wait)
-        else:
-            outcome = work(plan, workers, report, retry_failed)
-    for line in outcome.summary():
-        print(line, file=sys.stderr)
+    if on == "slurm":
+        outcome = training.reported(
+            plan, lambda report: submit(plan, resources, report, retry_failed, wait)
+        )
+    else:
+        outcome = training.reported(plan, lambda report: work(plan, workers, report, retry_failed))
     raise typer.Exit(outcome.exit_code)
