@@ -3,7 +3,7 @@ PROFILE   ?= mini#      mini: rendered worlds on a laptop | smoke: the same in s
 #                       paper: real data, one recipe | soma, rein: real data, the configuration of that paper
 DATA_ROOT ?= $(if $(filter mini smoke,$(PROFILE)),data/mini)# where the data sets lie; real ones have no default place
 DEVICE    ?= cpu#       cpu | cuda
-WORKERS   ?= 2#         cells trained side by side
+WORKERS   ?= $(if $(filter cuda%,$(DEVICE)),1,2)# cells trained side by side; with DEVICE=cuda the GPUs are taken in turn
 PLACEMENT ?= default#   default | both | all | last-two-thirds: which blocks every method may adapt
 SEEDS     ?=#           e.g. 0,1,2 (default: the protocol's)
 METHODS   ?=#           e.g. soma,lora (default: the table's)

@@ -65,6 +65,16 @@ def make_fabric(device: str, precision: str, devices: int = 1, nodes: int = 1) -
     )
 
 
+def of_worker(device: str, number: int, devices: int) -> str:
+    """The device at which worker `number` of a sweep trains cells of so many devices each.
+
+    "cuda" stands for all of them: workers take their share in turn, and share where there are more
+    workers than shares. Any other device is the same for all workers.
+    """
+    shares = torch.cuda.device_count() // devices if device == "cuda" else 0
+    return f"cuda:{number % shares * devices}" if shares else device
+
+
 def follows(devices: int, nodes: int) -> bool:
     """Whether this process is one of several for a cell, and not the first of them.
 

@@ -176,6 +176,14 @@ def test_sweep_of_both_placements_takes_all_methods_of_a_seed_first(
     assert (toy["root"] / "runs/toy/last-two-thirds/lora/seed1.json").exists()
 
 
+def test_local_sweep_trains_each_cell_on_as_many_devices_as_asked(
+    command: Command, toy: dict[str, Path]
+) -> None:
+    code, _, _ = command(*sweep(toy, "--devices", 2))
+    assert code == 0
+    assert "0 freeze 2 1" in (toy["root"] / "log").read_text().splitlines()
+
+
 def test_sweep_with_a_dead_worker_exits_with_2(
     toy: dict[str, Path], command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ from toy_task import protocol
 from baselines import METHODS
 from benchmarks import run, segmentation
 from benchmarks.cell import make_cell
-from benchmarks.devices import follows, make_fabric
+from benchmarks.devices import follows, make_fabric, of_worker
 from benchmarks.errors import UserError
 from benchmarks.share import BLOCK, Share
 from benchmarks.train import Training
@@ -217,6 +217,21 @@ def test_devices_and_nodes_that_are_not_there_are_one_line():
         make_fabric("cuda", "32-true", devices=99)
     with pytest.raises(UserError, match=r"--nodes 2: .* with srun or torchrun, 4 on each node"):
         make_fabric("cpu", "32-true", devices=4, nodes=2)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "devices", "expected"),
+    [
+        (4, 1, ["cuda:0", "cuda:1", "cuda:2", "cuda:3", "cuda:0"]),
+        (5, 2, ["cuda:0", "cuda:2", "cuda:0", "cuda:2", "cuda:0"]),  # the fifth has no partner
+        (1, 2, ["cuda"] * 5),  # refused by `make_fabric`
+    ],
+)
+def test_workers_of_a_sweep_take_gpus_in_turn(gpus, devices, expected, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert [of_worker("cuda", number, devices) for number in range(5)] == expected
+    assert of_worker("cuda:3", 1, devices) == "cuda:3"
+    assert of_worker("cpu", 1, devices) == "cpu"
 
 
 def test_only_the_first_of_the_processes_that_torchrun_starts_has_the_lock(monkeypatch):

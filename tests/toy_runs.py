@@ -19,7 +19,7 @@ def quick(
 ) -> Record:
     """A done record; leaves one line per run in `<data_root>/log`."""
     with (data_root / "log").open("a") as log:
-        log.write(f"{cell.seed} {cell.label}\n")
+        log.write(" ".join((str(cell.seed), cell.label, *map(str, where.values()))) + "\n")
     return toy_record(cell.label, cell.seed, digest=cell.digest)
 
 

@@ -10,6 +10,7 @@ from benchmarks.commands.arguments import (
     RUNS,
     DataRoot,
     Device,
+    Devices,
     DryRun,
     Methods,
     Mode,
@@ -36,6 +37,7 @@ def sweep(
     settings: Settings = [],  # noqa: B006 - typer copies it
     workers: Annotated[int, typer.Option(min=1, help="Cells trained side by side, here.")] = 1,
     device: Device = "cpu",
+    devices: Devices = 1,
     data_root: DataRoot = None,
     out: Out = RUNS,
     retry_failed: Annotated[bool, typer.Option(help="Run failed cells again.")] = False,
@@ -46,7 +48,6 @@ def sweep(
     wait: Annotated[bool, _of_slurm("For all records, or submit and leave.")] = True,
     partition: Annotated[str, _of_slurm("Partition of the jobs; default: the cluster's.")] = "",
     time: Annotated[int, _of_slurm("Minutes until a job is cut off, and continued.", min=5)] = 240,
-    devices: Annotated[int, _of_slurm("Of a cell on each node, sharing each batch.", min=1)] = 1,
     nodes: Annotated[int, _of_slurm("Machines of a cell.", min=1)] = 1,
     gpus_per_node: Annotated[
         int | None, _of_slurm("Default: --devices where these are GPUs.", min=0)
@@ -69,8 +70,8 @@ def sweep(
     resources = Resources(
         devices, nodes, time, partition or None, gpus_per_node, cpus, mem, options
     )
-    if on == "local" and not (wait and resources == Resources()):
-        raise UserError("what jobs ask SLURM for needs --on slurm; here cells run on one device")
+    if on == "local" and not (wait and resources == Resources(devices)):
+        raise UserError("what jobs ask SLURM for needs --on slurm; here there is one machine")
     spec = load_table(table)
     protocol = spec.protocol(profile)
     asked = arguments.names(methods) or spec.methods
@@ -83,8 +84,9 @@ def sweep(
     root = arguments.data_root(protocol, data_root)
     arguments.announce(protocol)
     data = arguments.fingerprints(protocol, root)
-    run = partial(run_cell, devices=devices, nodes=nodes) if on == "slurm" else run_cell
-    plan = Plan(tuple(cell.reading(data) for cell in cells), out, root, device, run)
+    shared = devices * nodes > 1
+    run = partial(run_cell, devices=devices, nodes=nodes) if shared else run_cell
+    plan = Plan(tuple(cell.reading(data) for cell in cells), out, root, device, run, devices)
     if on == "slurm":
         outcome = training.reported(
             plan, lambda report: submit(plan, resources, report, retry_failed, wait)

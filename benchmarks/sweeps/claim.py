@@ -17,13 +17,14 @@ RunCell = Callable[[Cell, Path, Path, str, bool], Record]
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run: cells in order, folder of records, data, device, and what runs one cell."""
+    """What to run: cells in order, folder of records, data, devices, and what runs one cell."""
 
     cells: tuple[Cell, ...]
     out: Path
     data_root: Path
     device: str
     run: RunCell
+    devices: int = 1  # of each cell, which `run` knows too
 
 
 def finished(cell: Cell, out: Path) -> Record | None:

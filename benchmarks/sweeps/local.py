@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
@@ -107,9 +107,9 @@ class _Crew:
         context = multiprocessing.get_context("spawn")
         keep_memory()
         try:
-            for _ in range(workers):
+            for number in range(workers):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_worker, args=(self.plan, theirs))
+                process = context.Process(target=_worker, args=(self.plan, number, theirs))
                 process.start()
                 theirs.close()
                 self.processes[ours] = process
@@ -178,8 +178,12 @@ def note(cell: Cell, status: str, reason: str, when: str, outcome: Outcome, repo
     report(f"{cell}: {status}{f': {reason}' if reason else ''} ({when})", True)
 
 
-def _worker(plan: Plan, connection: Connection) -> None:
+def _worker(plan: Plan, number: int, connection: Connection) -> None:
     """Body of a worker process: cells in, (status, reason, seconds or None) out."""
+    if plan.device == "cuda":
+        from benchmarks.devices import of_worker  # torch is not for the process of the command
+
+        plan = replace(plan, device=of_worker(plan.device, number, plan.devices))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it stops the workers
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
         while (task := connection.recv()) is not None:
