@@ -45,7 +45,8 @@ class Cell:
             name in tables and paths.
         fields: what the method is built with, start block included.
         placement, mode: names of the placement and the recipe mode. data: domain -> fingerprint.
-        budget: the trials that chose the recipe, if any did.
+        budget: the trials that chose the recipe, if any did. first: digest of the record that it
+            goes on from, if it does.
     """
 
     protocol: Protocol
@@ -57,6 +58,7 @@ class Cell:
     seed: int
     data: dict[str, str] = dataclasses.field(default_factory=dict)
     budget: Budget | None = None
+    first: str = ""
 
     def make_method(self) -> "Method":
         """The method of this cell, not yet attached to anything."""
@@ -81,6 +83,7 @@ class Cell:
             "seed": self.seed,
             "data": dict(self.data),
             **({"engine": engine} if engine else {}),
+            **({"first_stage": self.first} if self.first else {}),
         }
 
     @cached_property

@@ -63,6 +63,7 @@ class Protocol(Strict):
         placements: name -> first adapted block of every method (an index, or a share of the depth
             in 0..1), unless a recipe mode gives a method its own `start_block`.
         selection: which evaluated iteration counts. seeds: of a full table.
+        starts_from: protocol whose model, of the same row and seed, this one goes on from.
         metric: the one of its task that choices are made by.
     """
 
@@ -87,6 +88,7 @@ class Protocol(Strict):
     placements: dict[str, Placement]
     default_placement: str
     selection: Literal["last", "source-val"] = "last"
+    starts_from: str | None = later(None)
     seeds: Annotated[tuple[Index, ...], Field(min_length=1)]
 
     @model_validator(mode="after")

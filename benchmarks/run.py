@@ -21,6 +21,7 @@ from benchmarks.cell import Cell
 from benchmarks.checkpoint import Checkpoint
 from benchmarks.devices import check_batch, launch, make_fabric, settle
 from benchmarks.errors import UserError
+from benchmarks.first_stage import go_on, record_of_first
 from benchmarks.memory import PeakMemory
 from benchmarks.protocol import Protocol
 from benchmarks.protocol_parts import RANDOM
@@ -86,7 +87,7 @@ def _run_process(
     settle(fabric, protocol.recipe.threads)
     task = importlib.import_module(TASKS[protocol.task])
     try:
-        adapted = build(cell, task)
+        adapted = build(cell, task, record_of_first(cell, out))
     except NotApplicable as error:
         record = record_of(cell, "not_applicable", str(error))
         if fabric.is_global_zero:
@@ -138,8 +139,10 @@ class Adapted:
     seconds: float
 
 
-def build(cell: Cell, task: ModuleType) -> Adapted:
+def build(cell: Cell, task: ModuleType, first: Path | None = None) -> Adapted:
     """The model of a cell: pretrained weights and head first, then the method.
+
+    Where `first` is the record of a first stage, method and head go on from its end.
 
     The head starts from the same values under every method, since a method draws its own random
     numbers after the head is there, and from another seed.
@@ -155,7 +158,8 @@ def build(cell: Cell, task: ModuleType) -> Adapted:
     torch.manual_seed(torch_seed(cell.seed, "initialisation", 1))
     started = time.perf_counter()
     try:
-        method = adapt(cell.make_method(), model.backbone)
+        made = cell.make_method()
+        method = go_on(model, made, first) if first else adapt(made, model.backbone)
     except ValueError as error:
         raise UserError(f"method {cell.label} on {cell.protocol.name}: {error}") from error
     seconds = time.perf_counter() - started

@@ -76,6 +76,7 @@ def compare(
 
     The baselines are the committed records, which are never run again.
     """
+    from benchmarks import first_stage
     from benchmarks.reporting import compare as comparison
 
     spec = load_table(table)
@@ -85,7 +86,7 @@ def compare(
     fixed = comparison.baselines(against, cells, out, how)
     root = arguments.data_root(protocol, data_root)
     data = arguments.fingerprints(protocol, root)
-    cells = [cell.reading(data) for cell in cells]
+    cells = first_stage.reading(cells, data, out)
     comparison.check_data(fixed, cells, root)
     todo = comparison.missing(fixed, cells, out, replace)
     arguments.announce(protocol)
@@ -119,7 +120,7 @@ def tune(
 
     Trials that have a record are not run again. The summary keeps the rows of other methods.
     """
-    from benchmarks import tuning
+    from benchmarks import first_stage, tuning
 
     whole = load_protocol(protocol)
     held_out = tuning.source_only(whole)
@@ -131,7 +132,7 @@ def tune(
     root = arguments.data_root(whole, data_root)
     arguments.announce(whole)
     data = arguments.fingerprints(held_out, root)
-    cells = [cell.reading(data) for cell in cells]
+    cells = first_stage.reading(cells, data, out)
     training.train_missing(cells, out, root, device, workers)
     named = (mode.trials for mode in whole.recipes.values() if mode.trials)
     own = next((REPOSITORY / file for file in named), out / held_out.name / "trials.csv")

@@ -40,6 +40,7 @@ def run(
 
     With --dry-run only say what it would take and what is missing: needs no data, writes nothing.
     """
+    from benchmarks import first_stage
     from benchmarks.cell import make_cell, parse_changes
     from benchmarks.devices import follows
     from benchmarks.run import run_cell
@@ -58,7 +59,7 @@ def run(
         return
     root = arguments.data_root(held_fixed, data_root)
     arguments.announce(held_fixed)
-    cell = cell.reading(arguments.fingerprints(held_fixed, root))
+    (cell,) = first_stage.reading([cell], arguments.fingerprints(held_fixed, root), out)
     plan = Plan((cell,), out, root, device, partial(run_cell, devices=devices, nodes=nodes))
     if follows(devices, nodes):
         follow(plan, cell)

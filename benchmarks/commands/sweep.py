@@ -59,6 +59,7 @@ def sweep(
     ] = [],  # noqa: B006 - typer copies it
 ) -> None:
     """Run the cells of TABLE that have no record yet, and resume those that were cut off."""
+    from benchmarks import first_stage
     from benchmarks.reporting.table_spec import load_table
     from benchmarks.run import run_cell
     from benchmarks.sweeps.claim import Plan
@@ -86,7 +87,7 @@ def sweep(
     data = arguments.fingerprints(protocol, root)
     shared = devices * nodes > 1
     run = partial(run_cell, devices=devices, nodes=nodes) if shared else run_cell
-    plan = Plan(tuple(cell.reading(data) for cell in cells), out, root, device, run, devices)
+    plan = Plan(first_stage.reading(cells, data, out), out, root, device, run, devices)
     if on == "slurm":
         outcome = training.reported(
             plan, lambda report: submit(plan, resources, report, retry_failed, wait)

@@ -111,6 +111,8 @@ def _needed(protocol: Protocol, splits: Splits) -> Iterator[tuple[str, str]]:
     for (card, split), there in splits.items():
         yield f"{card} {split}", there.words
     yield "weights", inventory.backbone(protocol.backbone)
+    if protocol.starts_from:
+        yield "first stage", f"the record of {protocol.starts_from}, its weights beside it"
     if isinstance(protocol, DetectionProtocol):
         yield "engine", engines.announcement(protocol.engine).removeprefix("engine ")
 

@@ -8,8 +8,9 @@ targets are a clear night, rain at dusk, rain at night and fog by day.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -158,25 +159,36 @@ def _has_train(scene: Scene) -> bool:
     return any(surface.label == TRAIN for surface in scene.canvas.surfaces)
 
 
-def render_domain(root: Path, domain: str, seed: int) -> dict[str, list[list[Annotated]]]:
-    """Write one domain below `root`; returns the objects of every image, per list file."""
+def render_domain(
+    root: Path, domain: str, seed: int, each: Callable[..., Iterable] = map
+) -> dict[str, list[list[Annotated]]]:
+    """Write one domain below `root`; returns the objects of every image, per list file.
+
+    `each` is a `map`, which may be that of a pool of processes.
+    """
     home = root / FOLDER / domain / "VOC2007"
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (home / folder).mkdir(parents=True)
     drawn, start = {}, 0
     for split, images in WORLDS[domain].lists.items():
-        names, drawn[split] = [], []
-        for index in track(range(start, start + images), f"rendering {domain}", transient=True):
-            scene, image = sample(domain, index, seed)
-            names.append(_file_name(domain, index))
-            drawn[split].append(annotate(scene))
-            picture = home / "JPEGImages" / f"{names[-1]}.jpg"
-            Image.fromarray(image).save(picture, quality=95, subsampling="4:2:0")
-            xml = voc_xml(names[-1], scene.labels.shape, drawn[split][-1])
-            (home / "Annotations" / f"{names[-1]}.xml").write_bytes(xml)
-        (home / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(names) + "\n")
+        numbers = range(start, start + images)
+        made = each(partial(_render_image, home, domain, seed), numbers)
+        drawn[split] = list(track(made, f"rendering {domain}", total=images, transient=True))
+        names = (_file_name(domain, index) + "\n" for index in numbers)
+        (home / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(names))
         start += images
     return drawn
+
+
+def _render_image(home: Path, domain: str, seed: int, index: int) -> list[Annotated]:
+    """Write one image and its objects, which are returned."""
+    scene, image = sample(domain, index, seed)
+    name, objects = _file_name(domain, index), annotate(scene)
+    picture = home / "JPEGImages" / f"{name}.jpg"
+    Image.fromarray(image).save(picture, quality=95, subsampling="4:2:0")
+    xml = voc_xml(name, scene.labels.shape, objects)
+    (home / "Annotations" / f"{name}.xml").write_bytes(xml)
+    return objects
 
 
 def _file_name(domain: str, index: int) -> str:

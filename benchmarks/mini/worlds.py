@@ -6,8 +6,14 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,6 +29,7 @@ from benchmarks.mini.writers import PALETTE, write_pair
 
 SEED = 1
 MANIFEST = "manifest.json"
+FEW = 100  # images: fewer are drawn before processes have started
 
 
 @dataclass(frozen=True)
@@ -78,12 +85,13 @@ def render_worlds(root: Path, seed: int = SEED) -> Path:
 
 
 def _render_all(root: Path, seed: int, origin: dict) -> None:
-    shares = {domain: _render_domain(root, domain, seed) for domain in WORLDS}
-    boxes = {
-        f"{domain}/{split}": annotations.statistics(images)
-        for domain in weather.WORLDS
-        for split, images in weather.render_domain(root, domain, seed).items()
-    }
+    with _mapping() as each:
+        shares = {domain: _render_domain(root, domain, seed, each) for domain in WORLDS}
+        boxes = {
+            f"{domain}/{split}": annotations.statistics(images)
+            for domain in weather.WORLDS
+            for split, images in weather.render_domain(root, domain, seed, each).items()
+        }
     small_worlds.render_all(root, seed)
     files = sorted(f for f in root.rglob("*") if f.is_file())
     manifest = {
@@ -106,21 +114,43 @@ def renderer_hash() -> str:
     return hashlib.sha256(b"".join((here / f"{n}.py").read_bytes() for n in names)).hexdigest()
 
 
-def _render_domain(root: Path, domain: str, seed: int) -> dict[str, float]:
+@contextmanager
+def _mapping() -> Iterator[Callable[..., Iterable]]:
+    """A `map` over processes, one for each processor; the plain one for a few images."""
+    if sum(world.images for world in WORLDS.values()) <= FEW:
+        yield map
+        return
+    processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        yield partial(pool.map, chunksize=8)
+
+
+def _render_domain(
+    root: Path, domain: str, seed: int, each: Callable[..., Iterable]
+) -> dict[str, float]:
     """Write one domain with the boxes of its objects; returns the share of pixels per class."""
-    card, world = load_card(domain), WORLDS[domain]
+    card, images = load_card(domain), WORLDS[domain].images
     counts = np.zeros(256, dtype=np.int64)
     boxes = []
-    for index in track(range(world.images), f"rendering {domain}", transient=True):
-        scene, image = sample(domain, index, seed)
-        name, parts = _file_name(domain, index)
-        write_pair(card, root, world.split, name, image, scene.labels, **parts)
-        counts += np.bincount(scene.labels.ravel(), minlength=256)
-        boxes.append({"name": name, "objects": scene.boxes()})
+    drawn = each(partial(_render_image, root, domain, seed), range(images))
+    for pixels, objects in track(drawn, f"rendering {domain}", total=images, transient=True):
+        counts += pixels
+        boxes.append(objects)
     (root / "boxes").mkdir(exist_ok=True)
     (root / "boxes" / f"{domain}.json").write_text(json.dumps(boxes))
     share = counts / counts.sum()
     return {c: float(share[i]) for i, c in enumerate(card.classes)} | {"void": float(share[IGNORE])}
+
+
+def _render_image(
+    root: Path, domain: str, seed: int, index: int
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Write one image with its labels; returns the pixels of each class (256) and its boxes."""
+    scene, image = sample(domain, index, seed)
+    name, parts = _file_name(domain, index)
+    write_pair(load_card(domain), root, WORLDS[domain].split, name, image, scene.labels, **parts)
+    pixels = np.bincount(scene.labels.ravel(), minlength=256)
+    return pixels, {"name": name, "objects": scene.boxes()}
 
 
 def _file_name(domain: str, index: int) -> tuple[str, dict[str, str]]:

@@ -9,6 +9,8 @@ from benchmarks.errors import UserError
 from benchmarks.protocol import Protocol
 from benchmarks.record import Record
 
+_OF_SEED = ("seed", "first_stage")  # parts of a cell in which the seeds of a row may differ
+
 
 def check_alike(records: Sequence[Record], protocol: Protocol, table: str = "TABLE") -> None:
     """Refuse records that cannot stand in one table.
@@ -40,7 +42,7 @@ def check_alike(records: Sequence[Record], protocol: Protocol, table: str = "TAB
                 f"{who}: made from other data than the records before it ({', '.join(odd)}); "
                 "tables never mix data, run it again"
             )
-        cell = {key: value for key, value in record.cell.items() if key != "seed"}
+        cell = {key: value for key, value in record.cell.items() if key not in _OF_SEED}
         if rows.setdefault((record.placement, record.label), cell) != cell:
             raise UserError(f"{who}: its method or recipe differs from other seeds of this row")
 
