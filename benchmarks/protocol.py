@@ -47,6 +47,8 @@ __all__ = [
 ]
 
 FOLDER = Path(__file__).parent / "protocols"
+TRIALS = "results/trials"  # of each protocol, relative to the repository
+EQUAL_BUDGET = "equal-budget"
 
 
 class Protocol(Strict):
@@ -59,7 +61,7 @@ class Protocol(Strict):
             relative to the repository; null where the user has to say it.
         source: training sets, concatenated. validation: held-out source. targets: unseen domains.
         extra: targets again, under other names and at other sizes; no average holds them.
-        recipes: mode -> changes. methods: name -> what this protocol sets for it.
+        recipes: mode -> changes; `modes` adds one. methods: name -> what this protocol sets for it.
         placements: name -> first adapted block of every method (an index, or a share of the depth
             in 0..1), unless a recipe mode gives a method its own `start_block`.
         selection: which evaluated iteration counts. seeds: of a full table.
@@ -118,6 +120,11 @@ class Protocol(Strict):
         return next(role for role, group in self.scored.items() if domain in group)
 
     @property
+    def modes(self) -> dict[str, Mode]:
+        """Recipe modes: the written ones, and an equal budget from what `tune` found."""
+        return {EQUAL_BUDGET: Mode(trials=f"{TRIALS}/{self.name}.csv")} | self.recipes
+
+    @property
     def engine_here(self) -> str | None:
         """The library that the head is built from on this machine, where there is a choice."""
         return None
@@ -128,9 +135,9 @@ class Protocol(Strict):
         Raises:
             UserError: the protocol does not define that mode.
         """
-        if mode not in self.recipes:
-            raise UserError(f"{self.name}: no recipe mode {mode!r}{closest(mode, self.recipes)}")
-        every, own = self.recipes[mode], MethodChanges()
+        if mode not in self.modes:
+            raise UserError(f"{self.name}: no recipe mode {mode!r}{closest(mode, self.modes)}")
+        every, own = self.modes[mode], MethodChanges()
         recipe: dict[str, Any] = {}
         fields: dict[str, Any] = {}
         mine = every.methods.get(method, own)

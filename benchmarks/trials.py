@@ -129,7 +129,7 @@ def budget_of(protocol: Protocol, method: str, mode: str, seed: int) -> Budget |
         UserError: no summary, no score of this method in it, trials under another version of the
             protocol, grids that differ between methods, or a cell with the seed of the trials.
     """
-    if mode not in protocol.recipes or (file := protocol.recipes[mode].trials) is None:
+    if mode not in protocol.modes or (file := protocol.modes[mode].trials) is None:
         return None
     path, label = REPOSITORY / file, method_names.label(method)
     mend = f"python -m benchmarks tune {protocol.name} --methods {method}"

@@ -15,8 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.cell import make_cell  # noqa: E402
-from benchmarks.commands import arguments  # noqa: E402
-from benchmarks.commands.listing import progress  # noqa: E402
+from benchmarks.commands import arguments, training  # noqa: E402
 from benchmarks.detection.engines import FALLBACK, REFERENCE  # noqa: E402
 from benchmarks.errors import UserError  # noqa: E402
 from benchmarks.record import Record  # noqa: E402
@@ -26,7 +25,7 @@ from benchmarks.reporting.table_spec import TableSpec, load_table  # noqa: E402
 from benchmarks.reporting.tables import values_by_seed  # noqa: E402
 from benchmarks.run import run_cell  # noqa: E402
 from benchmarks.sweeps.claim import Plan  # noqa: E402
-from benchmarks.sweeps.local import end_workers_on_sigterm, sweep  # noqa: E402
+from benchmarks.sweeps.local import sweep  # noqa: E402
 
 ENGINES = (REFERENCE, FALLBACK)
 HEADINGS = ("method", "domain", "n", *ENGINES, f"{REFERENCE} - {FALLBACK}", "engines")
@@ -55,12 +54,9 @@ def main(
             for method in chosen
         ]
         plans[engine] = Plan(tuple(cells), out / engine, root, "cpu", run_cell)
-    end_workers_on_sigterm()
     for plan in plans.values():
-        with progress(len(plan.cells)) as report:
-            outcome = sweep(plan, workers, report)
+        outcome = training.reported(plan, lambda report, plan=plan: sweep(plan, workers, report))
         if outcome.exit_code:
-            print(*outcome.summary(), sep="\n", file=sys.stderr)
             raise typer.Exit(outcome.exit_code)
     rows = [row for method in chosen for row in compared(spec, protocol.selection, method, plans)]
     print(tabulate(rows, HEADINGS, tablefmt="pipe", disable_numparse=True))

@@ -44,11 +44,12 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(arguments, "fingerprints", fingerprints)
     monkeypatch.setattr("benchmarks.run.run_cell", toy_tune.trained)
+    monkeypatch.setattr("benchmarks.protocol.TRIALS", str(tmp_path / "trials"))
     return tmp_path
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "runs" / "toy_source" / "trials.csv").open(newline="") as file:
+    with (folder / "trials" / "toy.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -59,7 +60,7 @@ def test_each_trial_is_run_once_and_the_rows_of_other_methods_stay(toy, capsys) 
         ["lora", "backbone_lr", "0.001", "weight_decay", "0.05", "mIoU", "42.50"],
         ["freeze", "backbone_lr", "-", "weight_decay", "0.05", "mIoU", "42.50"],
     ]
-    assert out[2:] == [str(toy / "runs" / "toy_source" / "trials.csv")]
+    assert out[2:] == [str(toy / "trials" / "toy.csv")]
     first = rows(toy)
     of_lora = [row for row in first if row["method"] == "lora"]
     assert [row["miou"] for row in of_lora] == ["30.0", "42.5", "42.5", ""]
@@ -151,7 +152,7 @@ def test_refuses_what_would_not_be_a_choice(toy, capsys) -> None:
 
 
 def test_the_committed_summary_of_the_mini_profile_is_one() -> None:
-    path = Path(__file__).parents[1] / "results" / "mini" / "learning_rates.csv"
+    path = Path(__file__).parents[1] / "results" / "trials" / "mini_gtav.csv"
     found, _ = trials.read(path, "mIoU")
     assert trials.choose(found) == found
     protocol = load_protocol("mini_gtav")

@@ -22,7 +22,7 @@ from benchmarks.commands.arguments import (
 )
 from benchmarks.environment import REPOSITORY
 from benchmarks.errors import UserError
-from benchmarks.protocol import load_protocol
+from benchmarks.protocol import EQUAL_BUDGET, load_protocol
 from benchmarks.reporting.table_spec import load_table
 
 DEFAULT_RATES = "1e-4,3e-4,1e-3,3e-3"
@@ -113,7 +113,7 @@ def tune(
     data_root: DataRoot = None,
     out: Out = RUNS,
     summary: Annotated[
-        Path | None, typer.Option(help="Default: the protocol's own, or beside the records.")
+        Path | None, typer.Option(help="Default: where --recipe equal-budget looks for it.")
     ] = None,
 ) -> None:
     """Choose learning rate and weight decay on held-out source images, on one grid per method.
@@ -134,16 +134,15 @@ def tune(
     data = arguments.fingerprints(held_out, root)
     cells = first_stage.reading(cells, data, out)
     training.train_missing(cells, out, root, device, workers)
-    named = (mode.trials for mode in whole.recipes.values() if mode.trials)
-    own = next((REPOSITORY / file for file in named), out / held_out.name / "trials.csv")
-    chosen, without = tuning.update(summary or own, whole, cells, out)
+    summary = summary or REPOSITORY / whole.modes[EQUAL_BUDGET].trials
+    chosen, without = tuning.update(summary, whole, cells, out)
     for trial in chosen:
         rate = "-" if trial.backbone_lr is None else f"{trial.backbone_lr:g}"
         print(
             f"{trial.method:<14} backbone_lr {rate:<8} weight_decay {trial.weight_decay:<8g} "
             f"{whole.metric} {trial.score:.2f}"
         )
-    print(summary or own)
+    print(summary)
     for label, reason in without.items():
         listing.say(f"{label}: none of its trials gave a score: {reason or f'no {whole.metric}'}")
     if without:
