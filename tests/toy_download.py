@@ -50,7 +50,8 @@ PLACED = {"toy/images/1": "image" * 1000, "toy/labels/1": "label"}
 def run_here(root: Path) -> list[str]:
     """The same command in another process, with the toy card."""
     code = (
-        "import sys, pathlib; from benchmarks import cards; from benchmarks.__main__ import main;"
+        "import sys, pathlib; from benchmarks.data import cards;"
+        "from benchmarks.__main__ import main;"
         f"cards.FOLDER = pathlib.Path({str(root.parent / 'cards')!r});"
         f"sys.exit(main(['download', '--dataset', 'toy', '--root', {str(root)!r}]))"
     )
