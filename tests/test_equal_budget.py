@@ -16,7 +16,7 @@ from benchmarks.errors import UserError
 from benchmarks.protocol_parts import Mode
 from benchmarks.record import Record
 from benchmarks.reporting import tables
-from benchmarks.reporting.table_spec import Published
+from benchmarks.reporting.table_spec import Published, load_table
 from benchmarks.reporting.tables import Request
 from benchmarks.trials import Trial
 from benchmarks.yaml_files import validate
@@ -185,3 +185,15 @@ def test_a_table_says_how_many_trials_there_were(protocol, tmp_path) -> None:
         "by mIoU on gtav_held_out, seed 100: lora, soma"
     ]
     assert not [note for note in build(tmp_path).notes if note.startswith("recipe chosen from")]
+
+
+@pytest.mark.parametrize(("table", "profile"), [("table1", "mini"), ("table2", "mini")])
+def test_the_committed_trials_chose_the_rates_of_the_controlled_recipe(table, profile) -> None:
+    spec = load_table(table)
+    shipped = spec.protocol(profile)
+    for method in spec.methods:
+        chosen = make_cell(shipped, method, seed=0, mode="equal-budget")
+        controlled = make_cell(shipped, method, seed=0)
+        if chosen.budget.backbone_lr:
+            assert chosen.protocol.recipe.backbone_lr == controlled.protocol.recipe.backbone_lr
+        assert chosen.budget.domain.endswith("held_out")

@@ -95,12 +95,15 @@ def measure(cell: Cell, device: str) -> Measured:
 
 
 def _without_files(protocol: Protocol) -> Protocol:
-    """Random weights, and every image of a domain, few as they are, learnt or scored."""
+    """Random weights; every image of a domain, few as they are; no idle loader processes."""
     whole = {"holdout": 0, "exclude": (), "limit": None}
     source = tuple(domain.model_copy(update=whole) for domain in protocol.source)
     random = {"weights": RANDOM, "sha256": None, "resize": None}
     backbone = protocol.backbone.model_copy(update=random)
-    return protocol.model_copy(update={"backbone": backbone, "source": source})
+    loaders = min(protocol.recipe.loader_workers, os.cpu_count() or 1)
+    recipe = protocol.recipe.model_copy(update={"loader_workers": loaders})
+    changes = {"backbone": backbone, "source": source, "recipe": recipe}
+    return protocol.model_copy(update=changes)
 
 
 @contextmanager
