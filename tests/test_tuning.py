@@ -156,6 +156,6 @@ def test_the_committed_summary_of_the_mini_profile_is_one() -> None:
     found, _ = trials.read(path, "mIoU")
     assert trials.choose(found) == found
     protocol = load_protocol("mini_gtav")
-    for each in (each for each in found if each.chosen):
+    for each in (each for each in found if each.chosen and each.backbone_lr is not None):
         recipe = protocol.recipe_for(each.method, "controlled")
         assert (recipe.backbone_lr, recipe.weight_decay) == (each.backbone_lr, each.weight_decay)
