@@ -1,1 +1,4 @@
-"""The commands of `python -m benchmarks`, one file per group; `arguments` is what they share."""
+"""The commands of `python -m benchmarks`, a file per group.
+
+`arguments`, `training` and `listing` are what they share: what is asked, the work, what is said.
+"""

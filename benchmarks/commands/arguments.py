@@ -22,7 +22,7 @@ Mode = Annotated[str, typer.Option("--recipe", help="Recipe mode of the protocol
 Settings = Annotated[
     list[str], typer.Option("--set", help="recipe.FIELD=VALUE or method.FIELD=VALUE; repeatable.")
 ]
-Device = Annotated[str, typer.Option(help="cpu; cuda: all of them, workers in turn; cuda:0.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N; workers take GPUs in turn.")]
 Devices = Annotated[int, typer.Option(min=1, help="Of them on each node, sharing each batch.")]
 Nodes = Annotated[int, typer.Option(min=1, help="Machines; srun or torchrun starts the processes.")]
 DryRun = Annotated[

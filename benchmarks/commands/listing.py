@@ -1,4 +1,4 @@
-"""What the command line says besides tables: lists, the summary of a record, progress."""
+"""What commands say besides tables: lists, the summary of a record, progress."""
 
 import sys
 from collections.abc import Callable, Iterator
