@@ -8,20 +8,26 @@ import sys
 
 import typer
 
-from benchmarks.commands import bench, data, methods, mini, records, run, sweep, tables
+from benchmarks.commands import bench, mini
+from benchmarks.commands.check import check
+from benchmarks.commands.compare import compare
 from benchmarks.commands.download import download
+from benchmarks.commands.export import export
+from benchmarks.commands.list import list_
+from benchmarks.commands.pictures import pictures
+from benchmarks.commands.run import run
+from benchmarks.commands.sweep import sweep
+from benchmarks.commands.table import table
+from benchmarks.commands.tune import tune
+from benchmarks.commands.verify import verify
 from benchmarks.errors import UserError
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__
 )
-for command in (
-    *(run.run, sweep.sweep, tables.table),
-    *(methods.check, methods.compare, methods.tune, records.export, records.pictures),
-    *(data.verify, download),
-):
+for command in (run, sweep, table, check, compare, tune, export, pictures, verify, download):
     app.command()(command)
-app.command(name="list")(tables.list_)
+app.command(name="list")(list_)
 app.add_typer(mini.mini, name="mini")
 app.add_typer(bench.bench, name="bench")
 

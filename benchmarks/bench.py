@@ -14,14 +14,15 @@ from tabulate import tabulate
 
 from benchmarks import segmentation
 from benchmarks.backbones import load_backbone
-from benchmarks.cell import make_cell, make_method
-from benchmarks.mini.worlds import WORLDS, sample
-from benchmarks.protocol import Protocol, load_protocol
-from benchmarks.protocol_parts import RANDOM, Backbone
-from benchmarks.reporting.table_spec import load_table
+from benchmarks.cell import make_cell
+from benchmarks.methods import make_method
+from benchmarks.protocol import RANDOM, Backbone, Protocol
+from benchmarks.report.spec import load_table
 from benchmarks.run import build, make_fabric, make_training
 from benchmarks.segmentation.evaluate import evaluate
+from benchmarks.tasks import load_protocol
 from benchmarks.train import Training
+from benchmarks.worlds.worlds import WORLDS, sample
 from soma.method import adapt
 
 

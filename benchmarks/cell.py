@@ -1,24 +1,20 @@
 """A cell: one protocol, method, placement, recipe mode and seed, resolved to the last value."""
 
 import dataclasses
-import hashlib
-import importlib.metadata
-import importlib.util
-import json
-import sys
-import typing
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from benchmarks import method_names, yaml_files
-from benchmarks.canonical import digest_of, plain
+from benchmarks import methods, yaml_files
+from benchmarks.data.cards import load_card
+from benchmarks.environment import environment
 from benchmarks.errors import UserError, closest
+from benchmarks.methods import make_method, method_semantics
 from benchmarks.protocol import Protocol, RecipeChanges
+from benchmarks.record import Record
 from benchmarks.trials import Budget, budget_of
+from benchmarks.yaml_files import digest_of
 
 if TYPE_CHECKING:
     from soma.method import Method
@@ -37,16 +33,20 @@ _NOT_SEMANTICS_OF_RECIPE = {
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One entry of the grid; made by `make_cell`.
+    """One entry of the grid: `make_cell` says what is asked for, `prepare` makes it whole.
 
     Attributes:
         protocol: with the recipe of this cell put in, so that tasks read `protocol.recipe`.
-        method: built-in name, `path/to/file.py:Class` or `hf:NAME(key=value, ...)`. label: its
-            name in tables and paths.
+        method: built-in name, `path/to/file.py:Class` or `hf:NAME(key=value, ...)`.
+        label: name of the method in tables and paths.
         fields: what the method is built with, start block included.
-        placement, mode: names of the placement and the recipe mode. data: domain -> fingerprint.
-        budget: the trials that chose the recipe, if any did. first: digest of the record that it
-            goes on from, if it does.
+        placement: name of the placement.
+        mode: name of the recipe mode.
+        seed: of everything that is drawn.
+        data: domain -> fingerprint of its files. None until `prepare` has looked: such a cell has
+            no digest and cannot be run.
+        budget: the trials that chose the recipe, if any did.
+        first: digest of the record whose model this cell starts from, "" without a first stage.
     """
 
     protocol: Protocol
@@ -56,7 +56,7 @@ class Cell:
     placement: str
     mode: str
     seed: int
-    data: dict[str, str] = dataclasses.field(default_factory=dict)
+    data: Mapping[str, str] | None = None
     budget: Budget | None = None
     first: str = ""
 
@@ -64,13 +64,15 @@ class Cell:
         """The method of this cell, not yet attached to anything."""
         return make_method(self.method, self.fields)
 
-    def reading(self, data: Mapping[str, str]) -> "Cell":
-        """The same cell on data with these fingerprints (domain -> fingerprint)."""
-        return dataclasses.replace(self, data=dict(data))
-
     @cached_property
     def resolved(self) -> dict[str, Any]:
-        """Everything that decides the numbers of this cell, as plain JSON values; no paths."""
+        """Everything that decides the numbers of this cell, as plain JSON values; no paths.
+
+        Raises:
+            ValueError: the cell is not prepared.
+        """
+        if self.data is None:
+            raise ValueError(f"{self}: not prepared; the fingerprints of its data are not known")
         engine = self.protocol.engine_here
         return {
             "protocol": protocol_semantics(self.protocol),
@@ -97,6 +99,30 @@ class Cell:
         folder = self.placement if self.mode == "controlled" else f"{self.placement}+{self.mode}"
         return Path(self.protocol.name) / folder / self.label / f"seed{self.seed}.json"
 
+    def record(self, status: str, reason: str = "", **parts: Any) -> Record:
+        """The record of this cell, the reason as one line; `parts` are further fields of `Record`.
+
+        Raises:
+            ValueError: the cell is not prepared.
+        """
+        return Record(
+            cell=self.resolved,
+            digest=self.digest,
+            protocol=self.protocol.name,
+            protocol_version=self.protocol.version,
+            method=methods.split(self.method)[1],
+            label=self.label,
+            placement=self.placement,
+            recipe=self.mode,
+            seed=self.seed,
+            status=status,
+            reason=" ".join(reason.split())[:300],
+            environment=environment(),
+            data=self.data,
+            budget=self.budget,
+            **parts,
+        )
+
     def __str__(self) -> str:
         """Words for messages."""
         return f"{self.label} seed {self.seed} ({self.placement})"
@@ -112,10 +138,16 @@ def make_cell(
     changes: Mapping[str, Mapping[str, Any]] | None = None,
     data: Mapping[str, str] | None = None,
 ) -> Cell:
-    """Resolve a cell: protocol <- method's part <- recipe mode <- `changes` of the command line.
+    """The cell that is asked for: protocol <- method's part <- recipe mode <- `changes`.
 
-    `changes` is what `parse_changes` returns, `data` maps domains to fingerprints of their files;
-    without `placement` it is the protocol's default.
+    Args:
+        protocol: as loaded.
+        method: built-in name, `path/to/file.py:Class` or `hf:NAME(key=value, ...)`.
+        seed: of everything that is drawn.
+        placement: its name; None for the protocol's default.
+        mode: name of the recipe mode.
+        changes: what `parse_changes` returns, from the command line.
+        data: domain -> fingerprint of its files; None where `prepare` has still to look.
 
     Raises:
         UserError: unknown method, field, placement, mode, or a value that does not fit; no trials.
@@ -133,7 +165,7 @@ def make_cell(
         raise UserError("--set method.start_block: the placement decides it; use --placement")
     fields.setdefault("start_block", protocol.placements[placement])
     make_method(method, fields)  # wrong names and values show here, before any work
-    label = method_names.label(method)
+    label = methods.label(method)
     recipe_changes = changes.pop("recipe", {}).items()
     if kept := {key: value for key, value in recipe_changes if key not in _NOT_SEMANTICS_OF_RECIPE}:
         changes["recipe"] = kept
@@ -147,9 +179,72 @@ def make_cell(
         placement=placement,
         mode=mode,
         seed=seed,
-        data=dict(data or {}),
+        data=data,
         budget=budget,
     )
+
+
+def prepare(cells: Iterable[Cell], data_root: Path, out: Path) -> tuple[Cell, ...]:
+    """Whole cells of one protocol: each knows the data it reads and the model it starts from.
+
+    Args:
+        cells: as `make_cell` returns them.
+        data_root: folder of the data sets.
+        out: folder of the records, where those of a first stage lie too.
+
+    Raises:
+        UserError: a data set is missing or incomplete, weights cannot be fetched, or the first
+            stage of a cell has no record in `out` or left no model.
+    """
+    cells = tuple(cells)
+    data = fingerprints(cells[0].protocol, data_root) if cells else {}
+    return tuple(
+        dataclasses.replace(cell, data=data, first=_first_stage_digest(cell, out)) for cell in cells
+    )
+
+
+def fingerprints(protocol: Protocol, data_root: Path) -> dict[str, str]:
+    """Fingerprints of all that a protocol reads.
+
+    Domain name -> fingerprint of its files, sources included (see `Card.fingerprint`); where a list
+    file says which images belong to a domain, "<domain>.list" names it with its hash. "backbone" is
+    the hash of weights for which the protocol states none.
+
+    Raises:
+        UserError: a data folder is not as its card says, or weights cannot be fetched.
+    """
+    from benchmarks.backbones import fingerprint  # brings torch
+
+    prints = {}
+    for domain in (*protocol.source, *protocol.scored_domains):
+        card = load_card(domain.card, protocol.ground_truth)
+        prints[domain.domain] = card.fingerprint(data_root, domain.split)
+        if listing := card.listing(data_root, domain.split):
+            prints[f"{domain.domain}.list"] = listing
+    return prints | fingerprint(protocol.backbone)
+
+
+def first_stage_record(cell: Cell, out: Path) -> Path | None:
+    """Where the record of a cell's first stage lies; None for a cell of one stage."""
+    first = cell.protocol.starts_from
+    return out / first / cell.path.relative_to(cell.protocol.name) if first else None
+
+
+def _first_stage_digest(cell: Cell, out: Path) -> str:
+    path = first_stage_record(cell, out)
+    if path is None:
+        return ""
+    first = cell.protocol.starts_from
+    words = f"{cell}: goes on from {first}"
+    if not path.is_file():
+        how = f"python -m benchmarks run {first} {cell.method} --seed {cell.seed} --out {out}"
+        raise UserError(f"{words}, which has no record {path}; train that first: {how}")
+    record = Record.load(path)
+    if record.status != "done":
+        raise UserError(f"{words}, but {path} is {record.status}")
+    if not path.with_suffix(".safetensors").is_file():
+        raise UserError(f"{words}, but the weights beside {path} are missing; run its cell again")
+    return record.digest
 
 
 def parse_changes(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -167,72 +262,6 @@ def parse_changes(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
         changes[kind][name] = yaml_files.parse(text, f"--set {setting}")
     yaml_files.validate(RecipeChanges, changes["recipe"], "--set recipe")
     return changes
-
-
-def make_method(spec: str, fields: Mapping[str, Any]) -> "Method":
-    """A method by built-in name, `path/to/file.py:Class` or `hf:NAME(...)`, with its fields.
-
-    Raises:
-        UserError: unknown method, unknown field (closest name given) or a value that does not fit.
-    """
-    kind = _class_of(spec)
-    known = [field.name for field in dataclasses.fields(kind)]
-    hints = typing.get_type_hints(kind)
-    values = {}
-    for name, value in (method_names.hf_fields(spec) | dict(fields)).items():
-        if name not in known:
-            raise UserError(f"method {spec}: no field {name!r}{closest(name, known)}")
-        try:
-            adapter = TypeAdapter(hints[name])
-            values[name] = adapter.validate_json(json.dumps(value, default=str), strict=True)
-        except ValidationError as error:
-            message = error.errors()[0]["msg"]
-            raise UserError(f"method {spec}: field {name} = {value!r}: {message}") from None
-    try:
-        return kind(**values)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"method {spec}: {error}") from None
-
-
-def _class_of(spec: str) -> type["Method"]:
-    path, name = method_names.split(spec)
-    if spec.startswith(method_names.HF):
-        from baselines.hf_peft import HFPeft
-
-        return HFPeft
-    if not path:
-        from baselines import METHODS
-
-        if spec not in METHODS:
-            raise UserError(f"no method {spec!r}{closest(spec, METHODS)}")
-        return METHODS[spec]
-    file = Path(path)
-    if file.suffix != ".py" or not file.is_file():
-        raise UserError(f"method {spec}: no file {path}; expected path/to/file.py:Class")
-    module_spec = importlib.util.spec_from_file_location(f"user_method_{file.stem}", file)
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module_spec.name] = module  # dataclasses and pickle look their module up by name
-    try:
-        module_spec.loader.exec_module(module)
-    except (ImportError, SyntaxError, NameError, TypeError, AttributeError) as error:
-        raise UserError(f"method {spec}: the file does not import: {error}") from None
-    kind = getattr(module, name, None)
-    if not (dataclasses.is_dataclass(kind) and hasattr(kind, "attach")):
-        known = [key for key, value in vars(module).items() if hasattr(value, "attach")]
-        raise UserError(f"{path}: no method class {name!r}{closest(name, known)}")
-    return kind
-
-
-def method_semantics(spec: str, method: "Method") -> dict[str, Any]:
-    """What a method is: name, fields, and the code or packages that decide what they mean."""
-    path, name = method_names.split(spec)
-    name = "hf" if spec.startswith(method_names.HF) else name  # its fields say which
-    semantics: dict[str, Any] = {"name": name, "fields": plain(dataclasses.asdict(method))}
-    if packages := getattr(method, "packages", ()):
-        semantics["packages"] = {each: importlib.metadata.version(each) for each in packages}
-    if path:  # the code of a user's own method is part of what the cell is
-        semantics["code_sha256"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    return semantics
 
 
 def protocol_semantics(protocol: Protocol) -> dict[str, Any]:

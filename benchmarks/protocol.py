@@ -1,50 +1,211 @@
-"""A protocol: everything that is held fixed while methods vary, read from YAML with strict keys."""
+"""A protocol: everything that is held fixed while methods vary, and the parts it is made of.
+
+Knows no task: what segmentation and detection add stands in their `settings`, and
+`benchmarks.tasks.load_protocol` reads the YAML file of either.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, create_model, model_validator
 
 from benchmarks import yaml_files
-from benchmarks.detection.engines import resolve
-from benchmarks.detection.settings import DetectionAugment, FasterRCNN
 from benchmarks.errors import UserError, closest
-from benchmarks.protocol_parts import (
-    Augment,
-    Backbone,
-    Count,
-    Domain,
-    Ema,
-    Head,
-    Index,
-    Input,
-    MethodChanges,
-    Mode,
-    Placement,
-    Recipe,
-    RecipeChanges,
-    Window,
-)
-from benchmarks.yaml_files import Strict, later
+from benchmarks.yaml_files import Strict, added_field
 
-__all__ = [
-    "Augment",
-    "Backbone",
-    "DetectionProtocol",
-    "Domain",
-    "Ema",
-    "Head",
-    "Input",
-    "MethodChanges",
-    "Mode",
-    "Protocol",
-    "Recipe",
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Index = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+RANDOM, HUB = "random", "hub"  # weights of a backbone that are no file of the user
+
+
+def _rises(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"{list(pair)}: the lower end comes first")
+    return pair
+
+
+Range = Annotated[tuple[Positive, Positive], AfterValidator(_rises)]
+
+
+def _is_start(value: int | float) -> int | float:
+    if value < 0 or (isinstance(value, float) and value >= 1):
+        raise ValueError(f"{value} is neither a block index (0, 1, ...) nor a share in 0..1")
+    return value
+
+
+# First adapted block: an index, or a share of the depth.
+Placement = Annotated[int | float, AfterValidator(_is_start)]
+
+
+class Backbone(Strict):
+    """The pretrained vision transformer.
+
+    Attributes:
+        name: timm model name. args: keyword arguments of `timm.create_model`.
+        weights: file, relative to `benchmarks/` or absolute; "hub": the one that timm names for
+            the model; or "random". sha256: of that file. That of the hub's may be left out: what
+            was found goes into every record.
+        features: block indices, counted from 0, whose outputs the head reads, fine to coarse.
+        resize: how weights released in another layout of names, patch or image size become those
+            of the model: "converter" as Rein and SoMA do, "timm" as timm does (see
+            `weights.fitted`). Without, the file has timm's names and the model's sizes.
+    """
+
+    name: str
+    args: dict[str, Any] = Field(default_factory=dict)
+    weights: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    features: tuple[Index, ...]
+    resize: Literal["converter", "timm"] | None = added_field(None)
+
+    @model_validator(mode="after")
+    def _hash_is_stated(self) -> "Backbone":
+        if self.weights not in (RANDOM, HUB) and self.sha256 is None:
+            raise ValueError("sha256 is required with weights; without, no run is reproducible")
+        return self
+
+
+class Domain(Strict):
+    """One split of one data set.
+
+    Attributes:
+        domain: name in records and tables. card: name of a card in `datasets/`. split: a split of
+            the card.
+        size: test size (height, width) in pixels; null keeps the file's own. keep_ratio: whether
+            the image is scaled to fit into `size` instead of being stretched to it. turn: whether
+            an image that is higher than wide is fitted into the turned size instead.
+        holdout: number of pairs, last in name order, that are never trained on: a source leaves
+            them out, a validation domain is exactly them. limit: at most so many pairs, first in
+            name order; null is all.
+        exclude: names of pairs that are left out before that, such as files known to be corrupted.
+        halve: images (bicubic) and ground truth (nearest) are halved when read, sides rounded down.
+            "jpeg" also sends the image through JPEG at Pillow's default quality, as the files that
+            Rein and SoMA score Mapillary on were made. Null reads files as they are.
+    """
+
+    domain: str
+    card: str
+    split: str
+    size: tuple[Count, Count] | None = None
+    keep_ratio: bool = True
+    turn: bool = added_field(False)
+    holdout: Index = 0
+    limit: Count | None = None
+    exclude: tuple[str, ...] = added_field(())
+    halve: Literal["pixels", "jpeg"] | None = added_field(None)
+
+
+class Input(Strict):
+    """Per-channel (R, G, B) mean and standard deviation of images scaled to 0..1."""
+
+    mean: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
+
+
+class Ema(Strict):
+    """Moving average of the weights.
+
+    `momentum` is the share of the new ones, from iteration `start`.
+    """
+
+    momentum: Annotated[float, Field(gt=0, le=1)]
+    start: Index
+
+
+class Recipe(Strict):
+    """How a model is trained.
+
+    Attributes:
+        iterations: optimizer steps. batch: images per step.
+        lr: peak rate of the head. backbone_lr: peak rate of the backbone, absolute.
+        weight_decay: falls to weight_decay_end over the run when its schedule is "cosine", or
+            when it is "method" and the method asks for it. backbone_weight_decay: that of the
+            backbone, where it is another. decay_query_features: whether the learnt features of
+            Mask2Former's queries decay; norms and embeddings, theirs of position too, never do.
+        power: of the poly schedule. milestones: iterations from 0 at which the multistep schedule
+            divides the rate by 10. warmup: iterations of a linear rise from the share
+            `warmup_start` of the rate. clip: largest gradient norm, or null.
+        precision: Lightning's name of it. checkpoint_every: iterations.
+        evaluate_at: iterations; the last one is always evaluated.
+        threads: torch threads of one process. loader_workers: data loading processes.
+        accumulate: micro-batches that each process makes of its share of a batch.
+        activation_checkpointing: blocks of the backbone are computed again in the backward pass
+            instead of being kept.
+    """
+
+    iterations: Count
+    batch: Count
+    optimizer: Literal["adamw"] = "adamw"
+    lr: Positive
+    backbone_lr: Positive
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    weight_decay: NotNegative
+    weight_decay_schedule: Literal["constant", "cosine", "method"] = "constant"
+    weight_decay_end: NotNegative = 1e-5
+    backbone_weight_decay: NotNegative | None = added_field(None)
+    decay_query_features: bool = added_field(False)
+    schedule: Literal["poly", "multistep"] = "poly"
+    power: NotNegative = 0.9
+    milestones: tuple[Count, ...] = ()
+    warmup: Index = 0
+    warmup_start: Positive = 1e-6
+    ema: Ema | None = None
+    clip: Positive | None = None
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    checkpoint_every: Count = 100
+    evaluate_at: tuple[Count, ...] = ()
+    threads: Count = 1
+    loader_workers: Index = 0
+    accumulate: Count = added_field(1)
+    activation_checkpointing: bool = added_field(False)
+
+    @model_validator(mode="after")
+    def _schedule_is_complete(self) -> "Recipe":
+        if (self.schedule == "multistep") != bool(self.milestones):
+            raise ValueError("milestones belong to schedule multistep, and it needs them")
+        return self
+
+
+RecipeChanges = create_model(
     "RecipeChanges",
-    "SegmentationProtocol",
-    "Window",
-    "find",
-    "load_protocol",
-]
+    __base__=Strict,
+    __doc__="Some fields of a `Recipe`, to be put over another one.",
+    **{name: (field.rebuild_annotation(), None) for name, field in Recipe.model_fields.items()},
+)
+
+
+class MethodChanges(Strict):
+    """What a protocol sets for one method.
+
+    Fields of the method, fields of the recipe, and on what ground.
+    """
+
+    fields: dict[str, Any] = Field(default_factory=dict)
+    recipe: RecipeChanges = RecipeChanges()
+    source: str = ""
+
+
+class Mode(Strict):
+    """A recipe mode: changes for every method, then changes per method.
+
+    Or `trials`, a summary that `tune` wrote (relative to the repository, or absolute): every method
+    then gets what was best of its trials, and no other change.
+    """
+
+    recipe: RecipeChanges = RecipeChanges()
+    methods: dict[str, MethodChanges] = Field(default_factory=dict)
+    trials: str | None = added_field(None)
+
+    @model_validator(mode="after")
+    def _trials_decide(self) -> "Mode":
+        if self.trials is not None and (self.recipe.model_fields_set or self.methods):
+            raise ValueError("trials decide the recipe of this mode; give no recipe or methods")
+        return self
+
 
 FOLDER = Path(__file__).parent / "protocols"
 TRIALS = "results/trials"  # of each protocol, relative to the repository
@@ -67,9 +228,18 @@ class Protocol(Strict):
         selection: which evaluated iteration counts. seeds: of a full table.
         starts_from: protocol whose model, of the same row and seed, this one goes on from.
         metric: the one of its task that choices are made by.
+        ground_truth: what the cards of its data sets have to describe.
+        roles: role of a scored domain in the records -> field that lists such domains, in the order
+            of evaluation.
     """
 
     metric: ClassVar[str]
+    ground_truth: ClassVar[Literal["label", "boxes"]]
+    roles: ClassVar[dict[str, str]] = {
+        "validation": "validation",
+        "target": "targets",
+        "extra": "extra",
+    }
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
     version: Count
@@ -82,7 +252,7 @@ class Protocol(Strict):
     source: Annotated[tuple[Domain, ...], Field(min_length=1)]
     validation: tuple[Domain, ...] = ()
     targets: tuple[Domain, ...]
-    extra: tuple[Domain, ...] = later(())
+    extra: tuple[Domain, ...] = added_field(())
     input: Input
     recipe: Recipe
     recipes: dict[str, Mode] = Field(default_factory=lambda: {"controlled": Mode()})
@@ -90,7 +260,7 @@ class Protocol(Strict):
     placements: dict[str, Placement]
     default_placement: str
     selection: Literal["last", "source-val"] = "last"
-    starts_from: str | None = later(None)
+    starts_from: str | None = added_field(None)
     seeds: Annotated[tuple[Index, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -100,7 +270,7 @@ class Protocol(Strict):
             raise ValueError(
                 f"default_placement {self.default_placement!r} is not a placement{known}"
             )
-        scored = [part.domain for group in self.scored.values() for part in group]
+        scored = [domain.domain for domain in self.scored_domains]
         if not scored:
             raise ValueError("no domain is scored; give targets or a validation domain")
         for name in scored:
@@ -113,7 +283,12 @@ class Protocol(Strict):
     @property
     def scored(self) -> dict[str, tuple[Domain, ...]]:
         """Role in the records -> domains that are scored in it, in order."""
-        return {"validation": self.validation, "target": self.targets, "extra": self.extra}
+        return {role: getattr(self, field) for role, field in self.roles.items()}
+
+    @property
+    def scored_domains(self) -> list[Domain]:
+        """Every domain that is evaluated, in order: held-out source first."""
+        return [domain for group in self.scored.values() for domain in group]
 
     def role(self, domain: Domain) -> str:
         """What a scored domain is in the records."""
@@ -128,6 +303,11 @@ class Protocol(Strict):
     def engine_here(self) -> str | None:
         """The library that the head is built from on this machine, where there is a choice."""
         return None
+
+    @property
+    def engine_reason(self) -> str:
+        """One line on which library the head is built from and why; "" without a choice."""
+        return ""
 
     def changes_for(self, method: str, mode: str) -> MethodChanges:
         """What this protocol sets for a method in a recipe mode, fields and recipe.
@@ -156,91 +336,3 @@ class Protocol(Strict):
         own = self.changes_for(method, mode).recipe.model_dump(mode="json", exclude_unset=True)
         given = self.recipe.model_dump(mode="json") | own | (changes or {})
         return yaml_files.validate(Recipe, given, f"{self.name}: recipe of {method}")
-
-
-class SegmentationProtocol(Protocol):
-    """A protocol of semantic segmentation with Mask2Former."""
-
-    metric: ClassVar[str] = "mIoU"
-    task: Literal["segmentation"]
-    head: Head
-    augment: Augment
-    window: Window
-
-
-class DetectionProtocol(Protocol):
-    """A protocol of object detection with Faster R-CNN.
-
-    Attributes:
-        engine: what the detector is built from; auto takes Detectron2 where it is installed.
-        source_test: test splits of the sources, scored beside the unseen domains; nothing is chosen
-            on them.
-    """
-
-    metric: ClassVar[str] = "AP50_voc07"
-    task: Literal["detection"]
-    engine: Literal["auto", "detectron2", "torchvision"] = "auto"
-    head: FasterRCNN
-    augment: DetectionAugment
-    source_test: tuple[Domain, ...] = ()
-
-    @property
-    def scored(self) -> dict[str, tuple[Domain, ...]]:
-        """Role in the records -> domains that are scored in it, in order."""
-        return {
-            "validation": self.validation,
-            "source": self.source_test,
-            "target": self.targets,
-            "extra": self.extra,
-        }
-
-    @property
-    def engine_here(self) -> str:
-        """The engine on this machine.
-
-        Raises:
-            UserError: the protocol asks for one that is not installed.
-        """
-        return resolve(self.engine)
-
-
-_TASKS = {"segmentation": SegmentationProtocol, "detection": DetectionProtocol}
-
-
-def load_protocol(name: str | Path) -> Protocol:
-    """A protocol by its name in `benchmarks/protocols`, or by a path that ends in .yaml.
-
-    Raises:
-        UserError: unknown name, unreadable file, unknown key, wrong value, or more than one level
-            of `extends`.
-    """
-    path = find(name)
-    data = yaml_files.read(path)
-    if "extends" in data:
-        base = yaml_files.read(find(str(data.pop("extends")), path))
-        if "extends" in base:
-            raise UserError(f"{path}: extends: the base extends another file; one level is allowed")
-        data = yaml_files.merge(base, data)
-    task = data.get("task", "segmentation")
-    if task not in _TASKS:
-        raise UserError(f"{path}: task: no such task {task!r}{closest(str(task), _TASKS)}")
-    protocol = yaml_files.validate(_TASKS[task], data, str(path))
-    if protocol.name != path.stem:
-        raise UserError(f"{path}: name: {protocol.name!r} differs from the file's name; use one")
-    return protocol
-
-
-def find(name: str | Path, asked_by: Path | None = None) -> Path:
-    """The file of a protocol.
-
-    Raises:
-        UserError: no such protocol.
-    """
-    path = Path(name)
-    if path.suffix != ".yaml":
-        path = FOLDER / f"{name}.yaml"
-    if not path.is_file():
-        where = f"{asked_by}: extends: " if asked_by else ""
-        known = closest(str(name), (file.stem for file in FOLDER.glob("*.yaml")))
-        raise UserError(f"{where}no protocol {str(name)!r}{known}")
-    return path

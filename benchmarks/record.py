@@ -8,12 +8,10 @@ from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from benchmarks import method_names
-from benchmarks.cell import Cell
-from benchmarks.environment import Environment, environment
+from benchmarks.environment import Environment
 from benchmarks.errors import UserError
 from benchmarks.trials import Budget
-from benchmarks.yaml_files import later, problem
+from benchmarks.yaml_files import added_field, problem
 
 
 class _Part(BaseModel):
@@ -107,7 +105,7 @@ class Record(_Part):
     environment: Environment
     data: dict[str, str] = Field(default_factory=dict)
     losses: list[LossPoint] = Field(default_factory=list)
-    budget: Budget | None = later(None)
+    budget: Budget | None = added_field(None)
 
     def write(self, path: Path) -> None:
         """Put the record at `path` as JSON, whole or not at all.
@@ -132,27 +130,6 @@ class Record(_Part):
             raise UserError(f"{path}: record cannot be read: {error.strerror}") from None
         except ValidationError as error:
             raise UserError(f"{path}: not a record: {problem(error, cls)}; {mend}") from None
-
-
-def record_of(cell: Cell, status: str, reason: str = "", **parts: Any) -> Record:
-    """The record of a cell, the reason as one line; `parts` are further fields of `Record`."""
-    return Record(
-        cell=cell.resolved,
-        digest=cell.digest,
-        protocol=cell.protocol.name,
-        protocol_version=cell.protocol.version,
-        method=method_names.split(cell.method)[1],
-        label=cell.label,
-        placement=cell.placement,
-        recipe=cell.mode,
-        seed=cell.seed,
-        status=status,
-        reason=" ".join(reason.split())[:300],
-        environment=environment(),
-        data=cell.data,
-        budget=cell.budget,
-        **parts,
-    )
 
 
 def load_records(folder: Path, protocol: str, mode: str) -> list[Record]:

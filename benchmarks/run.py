@@ -1,13 +1,11 @@
 """One cell, from its resolved protocol to its record: build, adapt, train, score, write."""
 
-import importlib
 import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,24 +13,20 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from benchmarks import outcome
+from benchmarks import artifacts, tasks
+from benchmarks.artifacts import warm_start
 from benchmarks.backbones import BACKBONE
-from benchmarks.cell import Cell
-from benchmarks.checkpoint import Checkpoint
-from benchmarks.devices import check_batch, launch, make_fabric, settle
+from benchmarks.cell import Cell, first_stage_record
+from benchmarks.distributed import Shard, check_batch, configure_process, launch, make_fabric
 from benchmarks.errors import UserError
-from benchmarks.first_stage import go_on, record_of_first
 from benchmarks.memory import PeakMemory
-from benchmarks.protocol import Protocol
-from benchmarks.protocol_parts import RANDOM
-from benchmarks.recipe import make_optimizer, resolve_decay_schedule
-from benchmarks.record import Cost, Record, record_of
+from benchmarks.optim import make_optimizer, resolve_decay_schedule
+from benchmarks.protocol import RANDOM, Protocol
+from benchmarks.record import Cost, Record
 from benchmarks.seeding import torch_seed
-from benchmarks.share import Share
-from benchmarks.train import NotFinite, Training, train
+from benchmarks.tasks import Task
+from benchmarks.train import Checkpoint, NotFinite, Training, train
 from soma.method import Method, NotApplicable, adapt
-
-TASKS = {"segmentation": "benchmarks.segmentation", "detection": "benchmarks.detection.task"}
 
 
 def run_cell(
@@ -53,7 +47,7 @@ def run_cell(
 
     The caller holds the lock of the cell. On the CPU the same cell gives the same bits each time.
     Where several devices share each batch, the first process alone writes, and the numbers are
-    those of one device but for rounding (see `share`).
+    those of one device but for rounding (see `shard`).
 
     Args:
         cell: what to run.
@@ -83,19 +77,19 @@ def _run_process(
 ) -> Record:
     """What each process of a cell does."""
     protocol, path = cell.protocol, out / cell.path
-    share = Share(fabric.global_rank, fabric.world_size)
-    settle(fabric, protocol.recipe.threads)
-    task = importlib.import_module(TASKS[protocol.task])
+    shard = Shard(fabric.global_rank, fabric.world_size)
+    configure_process(fabric, protocol.recipe.threads)
+    task = tasks.task_of(protocol)
     try:
-        adapted = build(cell, task, record_of_first(cell, out))
+        adapted = build(cell, task, first_stage_record(cell, out))
     except NotApplicable as error:
-        record = record_of(cell, "not_applicable", str(error))
+        record = cell.record("not_applicable", str(error))
         if fabric.is_global_zero:
             record.write(path)
         return record
     training = make_training(cell, adapted, fabric)
-    scoring = Scoring(task, adapted.model, protocol, data_root, share, PeakMemory(fabric.device))
-    batches = partial(task.batches, protocol, data_root, cell.seed, share=share)
+    scoring = Scoring(task, adapted.model, protocol, data_root, shard, PeakMemory(fabric.device))
+    batches = partial(task.batches, protocol, data_root, cell.seed, shard=shard)
     checkpoint = Checkpoint(Path(f"{path}.checkpoint"), cell.digest)
     status, reason = "done", ""
     try:
@@ -105,17 +99,16 @@ def _run_process(
         status, reason = "failed", str(error)
     else:
         if fabric.is_global_zero:
-            outcome.write_results(path, scoring.arrays, scoring.files)
-            outcome.write_weights(path.with_suffix(".safetensors"), adapted.model, adapted.method)
+            artifacts.write_results(path, scoring.arrays, scoring.files)
+            artifacts.write_weights(path.with_suffix(".safetensors"), adapted.model, adapted.method)
     history = training.state.history
-    record = record_of(
-        cell,
+    record = cell.record(
         status,
         reason,
-        evaluations=outcome.evaluations(history),
-        parameters=outcome.parameters(adapted.model),
+        evaluations=artifacts.evaluations(history),
+        parameters=artifacts.parameters(adapted.model),
         cost=_cost(training, scoring, adapted.seconds, nodes),
-        losses=outcome.losses(history),
+        losses=artifacts.losses(history),
     )
     if fabric.is_global_zero:
         record.write(path)
@@ -139,7 +132,7 @@ class Adapted:
     seconds: float
 
 
-def build(cell: Cell, task: ModuleType, first: Path | None = None) -> Adapted:
+def build(cell: Cell, task: Task, first: Path | None = None) -> Adapted:
     """The model of a cell: pretrained weights and head first, then the method.
 
     Where `first` is the record of a first stage, method and head go on from its end.
@@ -159,7 +152,7 @@ def build(cell: Cell, task: ModuleType, first: Path | None = None) -> Adapted:
     started = time.perf_counter()
     try:
         made = cell.make_method()
-        method = go_on(model, made, first) if first else adapt(made, model.backbone)
+        method = warm_start(model, made, first) if first else adapt(made, model.backbone)
     except ValueError as error:
         raise UserError(f"method {cell.label} on {cell.protocol.name}: {error}") from error
     seconds = time.perf_counter() - started
@@ -197,11 +190,11 @@ def make_training(cell: Cell, adapted: Adapted, fabric: Fabric) -> Training:
 class Scoring:
     """Scores a model on all domains of a protocol; keeps what the last call gave, and its time."""
 
-    task: ModuleType
+    task: Task
     model: nn.Module
     protocol: Protocol
     data_root: Path
-    share: Share
+    shard: Shard
     memory: PeakMemory
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     files: dict[str, Callable[[Path], None]] = field(default_factory=dict)
@@ -212,9 +205,9 @@ class Scoring:
         started, scores = time.perf_counter(), {}
         self.arrays, self.files = {}, {}
         with self.memory.phase("evaluate"):
-            for domain in self.task.domains(self.protocol):
+            for domain in self.protocol.scored_domains:
                 result = self.task.evaluate(
-                    self.model, self.protocol, self.data_root, domain, self.share
+                    self.model, self.protocol, self.data_root, domain, self.shard
                 )
                 scores[domain.domain] = {
                     "role": self.protocol.role(domain),
@@ -231,7 +224,7 @@ class Scoring:
 
 
 def _cost(training: Training, scoring: Scoring, adapt_seconds: float, nodes: int) -> Cost:
-    world, recipe = scoring.share.world, training.recipe
+    world, recipe = scoring.shard.world, training.recipe
     history, peaks = training.state.history, scoring.memory.peaks
     return Cost(
         seconds_per_step=history.seconds_per_step,

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from benchmarks import method_names
+from benchmarks import methods
 from benchmarks.environment import REPOSITORY
 from benchmarks.errors import UserError
 from benchmarks.protocol import Protocol
@@ -131,7 +131,7 @@ def budget_of(protocol: Protocol, method: str, mode: str, seed: int) -> Budget |
     """
     if mode not in protocol.modes or (file := protocol.modes[mode].trials) is None:
         return None
-    path, label = REPOSITORY / file, method_names.label(method)
+    path, label = REPOSITORY / file, methods.label(method)
     mend = f"python -m benchmarks tune {protocol.name} --methods {method}"
     if not path.is_file():
         raise UserError(

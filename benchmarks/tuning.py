@@ -7,13 +7,13 @@ its protocol without the domains that are tested on: those are neither read nor 
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import method_names, trials
+from benchmarks import methods, trials
 from benchmarks.cell import Cell, make_cell
 from benchmarks.errors import UserError
 from benchmarks.protocol import Protocol
 from benchmarks.record import Record, write_atomically
-from benchmarks.reporting.selection import mean_of_role, select
-from benchmarks.sweeps.claim import finished
+from benchmarks.report.table import mean_of_role, select
+from benchmarks.sweep import finished
 from benchmarks.trials import Trial
 from soma.method import Method
 
@@ -28,7 +28,7 @@ def source_only(protocol: Protocol) -> Protocol:
         raise UserError(
             f"{protocol.name}: no validation domain to choose on; hold source images out"
         )
-    tested = {"targets", "extra", "source_test"} & set(type(protocol).model_fields)
+    tested = set(protocol.roles.values()) - {"validation"}
     changes = {"name": f"{protocol.name}_source", **dict.fromkeys(tested, ())}
     return protocol.model_copy(update=changes)
 
@@ -112,7 +112,7 @@ def _trial(protocol: Protocol, cell: Cell, record: Record) -> Trial:
         evaluation = select(record.evaluations, protocol.selection, protocol.metric)
         score = mean_of_role(evaluation, "validation", protocol.metric)
     return Trial(
-        method=method_names.label(cell.method),
+        method=methods.label(cell.method),
         backbone_lr=recipe.backbone_lr if _adapts(cell.make_method()) else None,
         weight_decay=recipe.weight_decay,
         score=score,

@@ -16,14 +16,13 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.data import Dataset
 
-from benchmarks.data.box_cards import BoxCard
-from benchmarks.data.card_files import Absent, Pair
 from benchmarks.data.cards import Card
+from benchmarks.data.files import Absent, Pair
 from benchmarks.data.loading import loaded
 from benchmarks.detection import reading as detection
 from benchmarks.errors import UserError
-from benchmarks.mini.worlds import MANIFEST
 from benchmarks.segmentation import reading as segmentation
+from benchmarks.worlds.worlds import MANIFEST
 
 
 @dataclass(frozen=True)
@@ -86,9 +85,7 @@ class Report:
     seconds: float
 
 
-def verify(
-    card: Card | BoxCard, root: Path, splits: tuple[str, ...], workers: int, partial: bool
-) -> Report:
+def verify(card: Card, root: Path, splits: tuple[str, ...], workers: int, partial: bool) -> Report:
     """Read every file of some splits of a data set; a file of several splits is read once.
 
     Args:
@@ -139,7 +136,7 @@ def _rendered(root: Path) -> bool:
     return (root / MANIFEST).is_file()
 
 
-def _read(pairs: list[Pair], card: Card | BoxCard, workers: int) -> dict[Pair, Finding]:
+def _read(pairs: list[Pair], card: Card, workers: int) -> dict[Pair, Finding]:
     """Findings in the order of the pairs; a bar with the time left on a terminal."""
     console = Console(stderr=True)
     findings = track(
@@ -159,7 +156,7 @@ def _read(pairs: list[Pair], card: Card | BoxCard, workers: int) -> dict[Pair, F
 class _Findings(Dataset):
     """The finding of each pair."""
 
-    def __init__(self, pairs: list[Pair], card: Card | BoxCard) -> None:
+    def __init__(self, pairs: list[Pair], card: Card) -> None:
         self.pairs, self.card = pairs, card
 
     def __getitem__(self, index: int) -> Finding:
@@ -173,9 +170,9 @@ class _Findings(Dataset):
             return Finding(str(UserError(line)))
 
 
-def _finding(pair: Pair, card: Card | BoxCard) -> Finding:
+def _finding(pair: Pair, card: Card) -> Finding:
     digests = _digest(pair.image), _digest(pair.label)
-    if isinstance(card, BoxCard):
+    if card.boxes:
         image, found = detection.read_pair(pair, card)
         counts = np.bincount(found.labels, minlength=len(card.classes))
         return Finding("", image.shape[:2], tuple(counts.tolist()), found.mended, digests)
@@ -205,12 +202,10 @@ def _digest(file: Path) -> str:
         raise UserError(f"{file}: cannot be read ({error}); copy or unpack it again") from None
 
 
-def _summary(
-    card: Card | BoxCard, root: Path, split: str, findings: dict[Pair, Finding]
-) -> Summary:
+def _summary(card: Card, root: Path, split: str, findings: dict[Pair, Finding]) -> Summary:
     found = findings.values()
     empty = sum(not any(each.counts) for each in found)
-    boxes = isinstance(card, BoxCard)
+    boxes = card.boxes
     dropped = empty if boxes and card.split(split).empty == "drop" else 0
     images = len(findings) - dropped
     editions = {count: name for name, count in card.editions(split).items()}

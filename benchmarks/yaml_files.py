@@ -1,9 +1,10 @@
-"""Strict reading of YAML files: no repeated keys, no unknown keys, no silent conversions.
+"""Strict YAML in, canonical JSON and its digest out.
 
-Every problem becomes one `UserError` line that names the file, the key path, what is wrong there
-and the closest valid name.
+Reading refuses repeated keys, unknown keys and silent conversions. Every problem becomes one
+`UserError` line that names the file, the key path, what is wrong there and the closest valid name.
 """
 
+import hashlib
 import json
 import re
 import types
@@ -27,7 +28,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def later(default: Any) -> Any:
+def added_field(default: Any) -> Any:
     """The field of a `Strict` model that came after records were committed.
 
     Its default has to mean what was done before. It is left out of dumps, and so of digests, while
@@ -146,3 +147,20 @@ def _inner_model(annotation: Any) -> type[BaseModel] | None:
         return annotation if issubclass(annotation, BaseModel) else None
     found = (_inner_model(argument) for argument in typing.get_args(annotation))
     return next((model for model in found if model is not None), None)
+
+
+def plain(value: Any) -> Any:
+    """JSON values only, with sets in a fixed order."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of a value."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

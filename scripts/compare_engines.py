@@ -14,18 +14,17 @@ from tabulate import tabulate
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.cell import make_cell  # noqa: E402
+from benchmarks.cell import make_cell, prepare  # noqa: E402
 from benchmarks.commands import arguments, training  # noqa: E402
 from benchmarks.detection.engines import FALLBACK, REFERENCE  # noqa: E402
 from benchmarks.errors import UserError  # noqa: E402
 from benchmarks.record import Record  # noqa: E402
-from benchmarks.reporting import statistics  # noqa: E402
-from benchmarks.reporting.statistics import Difference, Summary  # noqa: E402
-from benchmarks.reporting.table_spec import TableSpec, load_table  # noqa: E402
-from benchmarks.reporting.tables import values_by_seed  # noqa: E402
+from benchmarks.report import statistics  # noqa: E402
+from benchmarks.report.spec import TableSpec, load_table  # noqa: E402
+from benchmarks.report.statistics import Difference, Summary  # noqa: E402
+from benchmarks.report.table import values_by_seed  # noqa: E402
 from benchmarks.run import run_cell  # noqa: E402
-from benchmarks.sweeps.claim import Plan  # noqa: E402
-from benchmarks.sweeps.local import sweep  # noqa: E402
+from benchmarks.sweep import Plan, sweep  # noqa: E402
 
 ENGINES = (REFERENCE, FALLBACK)
 HEADINGS = ("method", "domain", "n", *ENGINES, f"{REFERENCE} - {FALLBACK}", "engines")
@@ -43,17 +42,16 @@ def main(
     spec = load_table("table2")
     protocol = spec.protocol(profile)
     root = arguments.data_root(protocol, data_root)
-    data = arguments.fingerprints(protocol, root)
     chosen = arguments.names(methods) or spec.methods
     plans = {}
     for engine in ENGINES:
         held_fixed = protocol.model_copy(update={"engine": engine})
         cells = [
-            make_cell(held_fixed, method, seed=seed, data=data)
+            make_cell(held_fixed, method, seed=seed)
             for seed in arguments.numbers(seeds) or protocol.seeds
             for method in chosen
         ]
-        plans[engine] = Plan(tuple(cells), out / engine, root, "cpu", run_cell)
+        plans[engine] = Plan(prepare(cells, root, out), out / engine, root, "cpu", run_cell)
     for plan in plans.values():
         outcome = training.reported(plan, lambda report, plan=plan: sweep(plan, workers, report))
         if outcome.exit_code:

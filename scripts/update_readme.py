@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.reporting.table_spec import load_table  # noqa: E402
+from benchmarks.report.spec import load_table  # noqa: E402
 
 README = ROOT / "README.md"
 BLOCK = re.compile(r"(<!-- table1 -->\n).*?(<!-- /table1 -->)", re.DOTALL)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.protocol_parts import Augment
 from benchmarks.segmentation import augment
+from benchmarks.segmentation.settings import Augment
 from tests.tiny_worlds import INPUT, tiny_protocol
 
 AUGMENT: Augment = tiny_protocol().augment

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from benchmarks.backbones import load_backbone
 from benchmarks.errors import UserError
-from benchmarks.protocol_parts import Backbone
+from benchmarks.protocol import Backbone
 from tests.tiny_worlds import BACKBONE
 
 pytestmark = pytest.mark.usefixtures("one_thread")

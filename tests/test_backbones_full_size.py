@@ -12,7 +12,7 @@ from torch import nn
 
 from baselines import METHODS
 from benchmarks.backbones import load_backbone
-from benchmarks.protocol_parts import RANDOM, Backbone
+from benchmarks.protocol import RANDOM, Backbone
 from soma import adapt, split_qkv
 from soma.backbone import linears, prefix_tokens
 

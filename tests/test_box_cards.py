@@ -8,14 +8,13 @@ import yaml
 from PIL import Image
 
 from benchmarks.data import cards
-from benchmarks.data.box_cards import load_box_card
 from benchmarks.data.cards import load_card
 from benchmarks.detection import reading
 from benchmarks.errors import UserError
-from benchmarks.protocol_parts import Domain
+from benchmarks.protocol import Domain
 from tests.tiny_voc import CLASSES, write_domain
 
-SDGOD = load_box_card("sdgod")
+SDGOD = load_card("sdgod", "boxes")
 CITY = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 HOME = Path("diverseWeather")
 
@@ -27,7 +26,7 @@ def names(pairs: list[cards.Pair]) -> list[str]:
 def test_classes() -> None:
     assert SDGOD.classes == CLASSES
     for name in ("cityscapes_boxes", "foggy_cityscapes"):
-        card = load_box_card(name)
+        card = load_card(name, "boxes")
         assert card.classes == CITY
         assert card.boxes.ids == (24, 25, 26, 27, 28, 31, 32, 33)
 
@@ -154,9 +153,9 @@ def test_cards_of_the_other_kind_are_refused() -> None:
     with pytest.raises(UserError, match=r"sdgod\.yaml: describes no label"):
         load_card("sdgod")
     with pytest.raises(UserError, match=r"gtav\.yaml: describes no boxes"):
-        load_box_card("gtav")
+        load_card("gtav", "boxes")
     with pytest.raises(UserError, match="did you mean 'sdgod'"):
-        load_box_card("sdgo")
+        load_card("sdgo", "boxes")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +175,7 @@ def test_bad_card(
     (tmp_path / "bad_boxes.yaml").write_text(yaml.safe_dump(content))
     monkeypatch.setattr(cards, "FOLDER", tmp_path)
     with pytest.raises(UserError, match=message):
-        load_box_card("bad_boxes")
+        load_card("bad_boxes", "boxes")
 
 
 def write_city(root: Path, pattern: str, count: int = 2, **parts: str) -> None:
@@ -194,7 +193,7 @@ def write_city(root: Path, pattern: str, count: int = 2, **parts: str) -> None:
 
 def test_cityscapes_boxes(tmp_path: Path) -> None:
     write_city(tmp_path, "leftImg8bit/val/{city}/{name}_leftImg8bit.png")
-    card = load_box_card("cityscapes_boxes")
+    card = load_card("cityscapes_boxes", "boxes")
     first = card.pairs(tmp_path, "val")[0]
     image, found = reading.read_pair(first, card)
     assert image.shape == (20, 30, 3)
@@ -209,7 +208,7 @@ def test_cityscapes_boxes(tmp_path: Path) -> None:
 def test_every_label_id_as_an_instance(number: int, tmp_path: Path) -> None:
     """Typed from cityscapesScripts: of the ids 0..33 these eight are instances that are scored."""
     expected = {24: 0, 25: 1, 26: 2, 27: 3, 28: 4, 31: 5, 32: 6, 33: 7}
-    file, card = tmp_path / "a_gtFine_instanceIds.png", load_box_card("cityscapes_boxes")
+    file, card = tmp_path / "a_gtFine_instanceIds.png", load_card("cityscapes_boxes", "boxes")
     for label_id in range(34):
         for value in (label_id, 1000 * label_id + number):  # alone it is a group, or no thing
             Image.fromarray(np.full((4, 6), value, np.uint16)).save(file)
@@ -219,7 +218,7 @@ def test_every_label_id_as_an_instance(number: int, tmp_path: Path) -> None:
 
 
 def test_density_of_fog_and_empty_images_are_named(tmp_path: Path) -> None:
-    card, pattern = load_box_card("foggy_cityscapes"), "leftImg8bit_foggy/val/{city}/"
+    card, pattern = load_card("foggy_cityscapes", "boxes"), "leftImg8bit_foggy/val/{city}/"
     pattern += "{name}_leftImg8bit_foggy_beta_{beta}.png"
     for beta in ("0.005", "0.01", "0.02"):
         write_city(tmp_path, pattern, beta=beta)

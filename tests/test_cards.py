@@ -127,8 +127,8 @@ def test_pairs_of_a_written_world(name: str, tmp_path: Path) -> None:
     written = write_world(tmp_path, name, split, count=3)
     found = card.pairs(tmp_path, split)
     assert [pair.name for pair in found] == written
-    assert found[0].image == card.image_path(tmp_path, split, written[0], **parts(card))
-    assert found[0].label == card.label_path(tmp_path, split, written[0], **parts(card))
+    assert found[0].image == card.path(tmp_path, split, "images", name=written[0], **parts(card))
+    assert found[0].label == card.path(tmp_path, split, "labels", name=written[0], **parts(card))
 
 
 def test_missing_root(tmp_path: Path) -> None:
@@ -144,14 +144,14 @@ def test_empty_root(tmp_path: Path) -> None:
 
 def test_image_without_label(tmp_path: Path) -> None:
     names = write_world(tmp_path, "gtav", count=3)
-    load_card("gtav").label_path(tmp_path, "train", names[1]).unlink()
+    load_card("gtav").path(tmp_path, "train", "labels", name=names[1]).unlink()
     with pytest.raises(UserError, match=rf"{names[1]}.png: has no label \(1 of 3 files"):
         load_card("gtav").pairs(tmp_path, "train")
 
 
 def test_label_without_image(tmp_path: Path) -> None:
     names = write_world(tmp_path, "gtav", count=3)
-    load_card("gtav").image_path(tmp_path, "train", names[2]).unlink()
+    load_card("gtav").path(tmp_path, "train", "images", name=names[2]).unlink()
     with pytest.raises(UserError, match=r"has no image"):
         load_card("gtav").pairs(tmp_path, "train")
 

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from benchmarks.data import cards
-from benchmarks.data.card_files import Pair
 from benchmarks.data.cards import load_card
+from benchmarks.data.files import Pair
 from benchmarks.errors import UserError
 from tests.tiny_worlds import write_world
 
 
 def test_cityscapes_layout(tmp_path: Path) -> None:
     card = load_card("cityscapes")
-    image = card.image_path(tmp_path, "val", "ulm_000000_000019", city="ulm")
-    label = card.label_path(tmp_path, "val", "ulm_000000_000019", city="ulm")
+    image = card.path(tmp_path, "val", "images", name="ulm_000000_000019", city="ulm")
+    label = card.path(tmp_path, "val", "labels", name="ulm_000000_000019", city="ulm")
     inside = tmp_path / "cityscapes"
     assert image == inside / "leftImg8bit/val/ulm/ulm_000000_000019_leftImg8bit.png"
     assert label == inside / "gtFine/val/ulm/ulm_000000_000019_gtFine_labelIds.png"
@@ -99,8 +99,8 @@ def test_published_sixteenth_of_cityscapes(tmp_path: Path) -> None:
     card = load_card("cityscapes")
     assert [pair.name for pair in card.pairs(tmp_path, "train_1_16")] == names
     assert len(card.pairs(tmp_path, "train")) == 188
-    card.image_path(tmp_path, "train", names[3], city=names[3].split("_")[0]).unlink()
-    card.label_path(tmp_path, "train", names[3], city=names[3].split("_")[0]).unlink()
+    card.path(tmp_path, "train", "images", name=names[3], city=names[3].split("_")[0]).unlink()
+    card.path(tmp_path, "train", "labels", name=names[3], city=names[3].split("_")[0]).unlink()
     with pytest.raises(UserError, match=rf"names '{names[3]}', which is not there \(1 of 186"):
         card.pairs(tmp_path, "train_1_16")
 

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from toy_records import toy_protocol
 
-from benchmarks.cell import Cell, make_cell, make_method, parse_changes
+from benchmarks.cell import Cell, make_cell, parse_changes
 from benchmarks.errors import UserError
-from benchmarks.yaml_files import Strict, later
+from benchmarks.methods import make_method
+from benchmarks.yaml_files import Strict, added_field
 
 METHOD_FILE = '''
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ def test_loader_processes_and_checkpoints_are_not_part_of_the_digest() -> None:
 def test_a_field_that_came_later_is_not_in_the_digest_at_its_default() -> None:
     class Part(Strict):
         width: int = 3
-        depth: int = later(2)
+        depth: int = added_field(2)
 
     assert Part().model_dump() == {"width": 3}
     assert Part(depth=4).model_dump() == {"width": 3, "depth": 4}

@@ -6,7 +6,7 @@ import pytest
 from toy_records import build, evaluation, row, toy_record, toy_records
 
 from benchmarks.errors import UserError
-from benchmarks.reporting.formats import render
+from benchmarks.report.formats import render
 
 
 def test_agreement_compares_row_by_row(tmp_path: Path) -> None:

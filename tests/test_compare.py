@@ -16,8 +16,9 @@ from benchmarks.commands import arguments
 from benchmarks.conformance import check
 from benchmarks.conformance.check import Finding
 from benchmarks.record import Record
-from benchmarks.reporting import statistics, verdicts
-from benchmarks.reporting.statistics import Difference
+from benchmarks.report import compare as comparison
+from benchmarks.report import statistics
+from benchmarks.report.statistics import Difference
 
 METHOD = """
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def paired(*differences: float) -> Difference:
     ],
 )
 def test_rule(differences: tuple[float, ...], word: str) -> None:
-    assert verdicts.larger_than_noise(paired(*differences)) == word
+    assert comparison.larger_than_noise(paired(*differences)) == word
 
 
 def test_interval_of_the_rule_is_that_of_the_comments() -> None:
@@ -83,10 +84,10 @@ def test_interval_of_the_rule_is_that_of_the_comments() -> None:
 
 def test_correction_for_many_comparisons_by_hand() -> None:
     # t of 2 degrees of freedom at 1 - 0.05 / 5, two-sided: 9.9248, that is 2.3067 times the other
-    assert verdicts.stands_among(Difference(2.0, 1.2, 2.8, 3, True), 5)  # 0.8 becomes 1.845
-    assert not verdicts.stands_among(Difference(2.0, 1.1, 2.9, 3, True), 5)  # 0.9: 2.076
-    assert verdicts.stands_among(Difference(2.0, 0.1, 3.9, 3, True), 1)
-    assert not verdicts.stands_among(Difference(2.0, -0.1, 4.1, 3, True), 1)
+    assert comparison.stands_among(Difference(2.0, 1.2, 2.8, 3, True), 5)  # 0.8 becomes 1.845
+    assert not comparison.stands_among(Difference(2.0, 1.1, 2.9, 3, True), 5)  # 0.9: 2.076
+    assert comparison.stands_among(Difference(2.0, 0.1, 3.9, 3, True), 1)
+    assert not comparison.stands_among(Difference(2.0, -0.1, 4.1, 3, True), 1)
 
 
 def test_best_baseline_is_one_with_all_seeds() -> None:
@@ -95,9 +96,9 @@ def test_best_baseline_is_one_with_all_seeds() -> None:
         "b": {"avg": {0: 9.0}},
         "c": {"avg": {0: 2.0, 1: 2.0}},
     }
-    assert verdicts.best(values, ["a", "b", "c"]) == "c"
-    assert verdicts.best(values, ["b"]) == "b"
-    assert verdicts.best({"d": {"avg": {}}}, ["d"]) is None
+    assert comparison.best(values, ["a", "b", "c"]) == "c"
+    assert comparison.best(values, ["b"]) == "b"
+    assert comparison.best({"d": {"avg": {}}}, ["d"]) is None
 
 
 # --- the command ---

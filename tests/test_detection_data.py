@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.data import cards
-from benchmarks.data.box_cards import load_box_card
+from benchmarks.data.cards import load_card
 from benchmarks.detection import data, reading
 from benchmarks.errors import UserError
 from tests.tiny_voc import (
@@ -19,7 +19,7 @@ from tests.tiny_voc import (
     write_domain,
 )
 
-SDGOD = load_box_card("sdgod")
+SDGOD = load_card("sdgod", "boxes")
 
 
 def names(pairs: list[cards.Pair]) -> list[str]:

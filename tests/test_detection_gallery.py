@@ -10,8 +10,8 @@ from toy_detections import found
 from toy_records import ENVIRONMENT
 
 from benchmarks.__main__ import main
-from benchmarks.data.box_cards import load_box_card
-from benchmarks.detection import gallery, pictures, predictions
+from benchmarks.data.cards import load_card
+from benchmarks.detection import pictures, predictions
 from benchmarks.record import Record
 
 NAMES = {"day": "daytime_clear_train", "night": "night_clear"}
@@ -23,7 +23,7 @@ def domain(name: str, **more: int) -> dict:
 
 
 def write_record(path: Path, root: Path, **changes: object) -> Path:
-    card = load_box_card("sdgod")
+    card = load_card("sdgod", "boxes")
     protocol = {
         "task": "detection",
         "validation": [domain("day", holdout=3)],
@@ -73,7 +73,7 @@ def test_each_domain_has_a_sheet_in_a_folder_beside_the_record(setting, capsys) 
 def test_images_are_evenly_spaced_with_their_own_predictions(setting, monkeypatch) -> None:
     record, root, night = setting
     shown = {}
-    monkeypatch.setattr(gallery, "contact_sheet", lambda *given: shown.update({given[0]: given}))
+    monkeypatch.setattr(pictures, "contact_sheet", lambda *given: shown.update({given[0]: given}))
     assert call(record, root, "--images", 3, "--out", root / "here") == 0
     _, title, samples, classes = shown[root / "here" / "predictions_night.png"]
     assert title == ("night: soma seed 1 (x), tiny version 4, engine torchvision, 3 of 7 images")
@@ -82,7 +82,7 @@ def test_images_are_evenly_spaced_with_their_own_predictions(setting, monkeypatc
     assert [sample.detections.boxes[0, 2] for sample in samples] == [20, 23, 26]
     assert all(len(sample.objects.boxes) for sample in samples)
     assert not np.array_equal(samples[0].image, samples[1].image)
-    assert classes == load_box_card("sdgod").classes
+    assert classes == load_card("sdgod", "boxes").classes
     assert call(record, root, "--images", 1, "--out", root / "here") == 0
     assert [each.name for each in shown[root / "here" / "predictions_night.png"][2]] == [night[0]]
 

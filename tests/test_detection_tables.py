@@ -12,11 +12,12 @@ from benchmarks.conformance import check
 from benchmarks.conformance.check import Finding
 from benchmarks.detection import engines
 from benchmarks.errors import UserError
-from benchmarks.protocol import load_protocol
-from benchmarks.record import Evaluation, Score, record_of
-from benchmarks.reporting import table_spec, tables
-from benchmarks.reporting.compare import _check_settings
-from benchmarks.reporting.formats import render
+from benchmarks.record import Evaluation, Score
+from benchmarks.report import spec as table_spec
+from benchmarks.report import table as tables
+from benchmarks.report.compare import _check_settings
+from benchmarks.report.formats import render
+from benchmarks.tasks import load_protocol
 
 UNSEEN = ("night_clear", "dusk_rainy", "night_rainy", "daytime_foggy")
 # Percent: held-out source, source test, then the unseen domains in order.
@@ -49,7 +50,7 @@ def records(engine="torchvision", keys=tuple(SCORES)):
     for label, seed in keys:
         cell = make_cell(protocol, label, seed=seed, data={"night_clear": "f00d"})
         cell.resolved["engine"] = engine
-        made.append(record_of(cell, "done", evaluations=[evaluation(SCORES[label, seed])]))
+        made.append(cell.record("done", evaluations=[evaluation(SCORES[label, seed])]))
     return made
 
 

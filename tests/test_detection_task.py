@@ -13,15 +13,16 @@ from tiny_voc import write_domain
 from toy_task import RANK_2, RECIPE, files, numbers
 
 from benchmarks import run
-from benchmarks.canonical import digest_of
 from benchmarks.cell import make_cell, protocol_semantics
-from benchmarks.data.box_cards import load_box_card
+from benchmarks.data.cards import load_card
 from benchmarks.detection import engines, predictions, task
 from benchmarks.detection.data import evaluation_samples
 from benchmarks.detection.detections import Detections
 from benchmarks.detection.metrics import scores
+from benchmarks.detection.settings import DetectionProtocol
 from benchmarks.errors import UserError
-from benchmarks.protocol import DetectionProtocol, load_protocol
+from benchmarks.tasks import load_protocol
+from benchmarks.yaml_files import digest_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 HELD_OUT = {"card": "sdgod", "split": "daytime_clear_train", "holdout": 2}
@@ -92,7 +93,7 @@ def test_a_cell_leaves_a_record_weights_and_its_detections(engine, worlds, tmp_p
     path = (tmp_path / cell.path).with_suffix(".night.json.gz")
     detections = predictions.read(path, [sample["name"] for sample in samples])
     assert sum(len(each.scores) for each in detections) > 0
-    classes = load_box_card("sdgod").classes
+    classes = load_card("sdgod", "boxes").classes
     again = scores([sample["objects"] for sample in samples], detections, classes)
     assert json.loads(json.dumps(again)) == last["night"].metrics
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.data.box_cards import load_box_card
+from benchmarks.data.cards import load_card
 from benchmarks.detection import cityscapes, reading, voc
 from benchmarks.errors import UserError
 from tests.tiny_voc import CLASSES, annotation, box, write_domain
 
-CITY = load_box_card("cityscapes_boxes").boxes
+CITY = load_card("cityscapes_boxes", "boxes").boxes
 
 
 def read(folder: Path, text: str | bytes) -> voc.Objects:
@@ -136,7 +136,7 @@ def test_missing_annotation(tmp_path: Path) -> None:
 
 
 def test_what_was_mended_is_counted(tmp_path: Path) -> None:
-    card = load_box_card("sdgod")
+    card = load_card("sdgod", "boxes")
     names = write_domain(tmp_path, "night_clear", count=4, empty=[0, 1, 2, 3])
     objects = (
         (box("car", (-1, 1, 9, 9)), box("car", (9, 1, 2, 2))),

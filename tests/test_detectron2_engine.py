@@ -13,8 +13,8 @@ from benchmarks.backbones import load_backbone
 from benchmarks.detection import engines
 from benchmarks.detection.pyramid import padded
 from benchmarks.errors import UserError
-from benchmarks.protocol import load_protocol
-from benchmarks.recipe import make_optimizer
+from benchmarks.optim import make_optimizer
+from benchmarks.tasks import load_protocol
 
 pytestmark = [pytest.mark.detectron2, pytest.mark.usefixtures("one_thread")]
 WIDE = {

@@ -6,18 +6,18 @@ import pytest
 import yaml
 from tiny_worlds import write_world
 
+from benchmarks import dry_run
 from benchmarks.__main__ import main
 from benchmarks.data import cards
-from benchmarks.data.box_cards import BoxCard, load_any_card
-from benchmarks.data.card_files import Pair
-from benchmarks.detection.reading import learnable
+from benchmarks.data.cards import load_card
+from benchmarks.data.files import Pair
 from benchmarks.detection.reading import read_pair as read_boxes
-from benchmarks.dry_run import inventory, measure
-from benchmarks.dry_run.report import project
-from benchmarks.mini import stand_in
-from benchmarks.protocol import load_protocol
+from benchmarks.detection.reading import trainable_boxes
+from benchmarks.dry_run import project
 from benchmarks.record import Parameters
 from benchmarks.segmentation.reading import read_pair
+from benchmarks.tasks import load_protocol
+from benchmarks.worlds import stand_in
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = (120, 200)
@@ -32,7 +32,7 @@ class Picky(Method):
     def attach(self, vit):
         raise NotApplicable("there is no seventh sense")
 """
-SPLITS = [(card, split) for card in cards.names() for split in load_any_card(card).splits]
+SPLITS = [(card, split) for card in cards.names() for split in load_card(card).splits]
 
 
 @pytest.fixture
@@ -46,16 +46,16 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def read(card: cards.DataSet, pair: Pair) -> tuple[tuple[int, ...], bool]:
     """Size of an image, and whether something in it can be learnt."""
-    if isinstance(card, BoxCard):
+    if card.boxes:
         image, found = read_boxes(pair, card)
-        return image.shape, learnable(found, "drop").any()
+        return image.shape, trainable_boxes(found, "drop").any()
     image, label = read_pair(pair, card)
     return image.shape, (label < 19).any()
 
 
 @pytest.mark.parametrize(("name", "split"), SPLITS)
 def test_every_data_set_can_be_stood_in_for(name: str, split: str, tmp_path: Path) -> None:
-    card = load_any_card(name)
+    card = load_card(name)
     stand_in.write_split(card, tmp_path, split, SIZE, images=1)
     pairs = card.pairs(tmp_path, split)
     only = getattr(card.split(split), "only", None)
@@ -66,7 +66,7 @@ def test_every_data_set_can_be_stood_in_for(name: str, split: str, tmp_path: Pat
 
 def test_every_card_says_how_large_its_images_are() -> None:
     for name in cards.names():
-        card = load_any_card(name)
+        card = load_card(name)
         assert (card.native_size is None) != (card.typical_size is None), name
 
 
@@ -135,7 +135,7 @@ def test_what_cannot_run_is_one_line(
 def test_the_largest_test_size_counts() -> None:
     protocol = load_protocol("paper_gtav")
     sizes = {
-        domain.domain: measure.pixels_of(protocol, domain)
+        domain.domain: dry_run.pixels_of(protocol, domain)
         for domain in (*protocol.targets, *protocol.extra, *protocol.validation)
     }
     assert sizes == {
@@ -150,7 +150,7 @@ def test_the_largest_test_size_counts() -> None:
 
 def test_hours_are_those_of_steps_and_pixels() -> None:
     protocol = load_protocol("rein_gtav")  # 40,000 steps, scored four times
-    measured = measure.Measured(
+    measured = dry_run.Measured(
         adapt_seconds=36.0,
         steps=[9.0, 0.9],
         image_seconds=2.0,
@@ -160,7 +160,7 @@ def test_hours_are_those_of_steps_and_pixels() -> None:
         parameters=Parameters(backbone_trainable=1, backbone_total=2, head=3),
         hardware="a device",
     )
-    projected = project(protocol, measured, inventory.data(protocol, None))
+    projected = project(protocol, measured, dry_run.data(protocol, None))
     # 500 of Cityscapes and 2,000 of Mapillary at a lower resolution, 1,000 of BDD100K
     seconds = 2.0 * (500 * 512 * 1024 + 2000 * 512 * 683 + 1000 * 720 * 1280) / (720 * 1280)
     assert projected.train == pytest.approx(10.0)
@@ -172,7 +172,7 @@ def test_hours_are_those_of_steps_and_pixels() -> None:
 def test_images_that_are_there_are_counted(tmp_path: Path) -> None:
     write_world(tmp_path, "gtav", "train", count=3)
     (tmp_path / "bdd100k").mkdir()
-    splits = inventory.data(load_protocol("paper_gtav"), tmp_path)
+    splits = dry_run.data(load_protocol("paper_gtav"), tmp_path)
     assert splits["gtav", "train"].images == 3
     assert splits["gtav", "train"].found
     assert splits["bdd100k", "val"].words.startswith("missing: ")
@@ -183,8 +183,8 @@ def test_images_that_are_there_are_counted(tmp_path: Path) -> None:
 
 def test_held_out_and_limited_images_are_what_a_domain_scores() -> None:
     domain = load_protocol("smoke_gtav").validation[0]
-    assert inventory.scored_images(domain, 760) == 4
+    assert dry_run.scored_images(domain, 760) == 4
     whole = domain.model_copy(update={"limit": None})
-    assert inventory.scored_images(whole, 760) == 160
+    assert dry_run.scored_images(whole, 760) == 160
     rest = whole.model_copy(update={"holdout": 0, "exclude": ("a", "b")})
-    assert inventory.scored_images(rest, 760) == 758
+    assert dry_run.scored_images(rest, 760) == 758

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,14 +9,14 @@ from toy_records import FINGERPRINTS, build, toy_protocol, toy_record, toy_table
 from toy_task import FakeTask
 from toy_task import protocol as task_protocol
 
-from benchmarks import run, trials
+from benchmarks import run, tasks, trials
 from benchmarks.cell import make_cell
 from benchmarks.errors import UserError
-from benchmarks.protocol_parts import Mode
+from benchmarks.protocol import Mode
 from benchmarks.record import Record
-from benchmarks.reporting import tables
-from benchmarks.reporting.table_spec import Published, load_table
-from benchmarks.reporting.tables import Request
+from benchmarks.report import table as tables
+from benchmarks.report.spec import Published, load_table
+from benchmarks.report.table import Request
 from benchmarks.trials import Trial
 from benchmarks.yaml_files import validate
 
@@ -155,8 +154,7 @@ def test_trials_leave_no_room_for_other_changes_of_the_mode() -> None:
 def test_a_run_keeps_its_budget_and_another_record_has_no_word_of_it(
     summary, tmp_path, monkeypatch, one_thread
 ) -> None:
-    monkeypatch.setitem(sys.modules, "fake_task", FakeTask("fake_task"))
-    monkeypatch.setitem(run.TASKS, "segmentation", "fake_task")
+    monkeypatch.setattr(tasks, "task_of", lambda _, task=FakeTask("fake_task"): task)
     plain = task_protocol()
     protocol = tuned(summary, rows("lora", 3, plain), plain)
     cell = cell_of(protocol)

@@ -9,11 +9,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks import segmentation
 from benchmarks.data.cards import load_card
 from benchmarks.errors import UserError
-from benchmarks.protocol_parts import Domain
+from benchmarks.protocol import Domain
 from benchmarks.segmentation import data
+from benchmarks.segmentation import task as segmentation
 from benchmarks.segmentation.evaluate import WINDOWS_PER_FORWARD, evaluate, predict, slide, starts
 from tests.tiny_worlds import tiny_protocol, write_label, write_world
 

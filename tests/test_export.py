@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,12 @@ from toy_task import protocol as toy_protocol
 
 from baselines import METHODS
 from benchmarks import __main__ as command_line
-from benchmarks import run
+from benchmarks import run, tasks
+from benchmarks.artifacts import load_trained
 from benchmarks.backbones import load_backbone
 from benchmarks.cell import make_cell
-from benchmarks.protocol import SegmentationProtocol
 from benchmarks.record import Record
-from benchmarks.trained import load_trained
+from benchmarks.segmentation.settings import SegmentationProtocol
 from soma import LowRankLinear, Method, adapt
 from soma.export import NotExportable, export_folded, export_peft
 from soma.low_rank import LowRank
@@ -150,8 +149,7 @@ class Mine(LoRA):
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Trains a cell on the toy task, on a backbone from a file; returns the record's path."""
-    monkeypatch.setitem(sys.modules, "fake_task", FakeTask("fake_task"))
-    monkeypatch.setitem(run.TASKS, "segmentation", "fake_task")
+    monkeypatch.setattr(tasks, "task_of", lambda _, task=FakeTask("fake_task"): task)
     toy = toy_protocol()
     torch.manual_seed(5)
     vit = load_backbone(toy.backbone)

@@ -1,6 +1,5 @@
 """A second stage goes on from the model that the first stage left for the same row."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +10,10 @@ from toy_records import build as built
 from toy_records import toy_record
 from toy_task import FakeTask, cell_of
 
-from benchmarks import run
+from benchmarks import run, tasks
+from benchmarks.artifacts import first_stage_record, reading
 from benchmarks.cell import Cell
 from benchmarks.errors import UserError
-from benchmarks.first_stage import reading, record_of_first
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -22,8 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def task(monkeypatch: pytest.MonkeyPatch):
     module = FakeTask("fake_task")
-    monkeypatch.setitem(sys.modules, "fake_task", module)
-    monkeypatch.setitem(run.TASKS, "segmentation", "fake_task")
+    monkeypatch.setattr(tasks, "task_of", lambda _: module)
     yield module
     torch.use_deterministic_algorithms(False)
 
@@ -40,7 +38,7 @@ def test_it_starts_with_the_scores_with_which_the_first_ended(
     first = cell_of(method, ema={"momentum": 0.2, "start": 2})
     record = run.run_cell(first, tmp_path, tmp_path)
     (cell,) = reading([second(first)], first.data, tmp_path)
-    model = run.build(cell, task, record_of_first(cell, tmp_path)).model.eval()
+    model = run.build(cell, task, first_stage_record(cell, tmp_path)).model.eval()
     for domain in task.domains(cell.protocol):
         scores = task.evaluate(model, cell.protocol, tmp_path, domain).metrics
         last = record.evaluations[-1].domains[domain.domain].metrics
@@ -73,7 +71,7 @@ def test_a_first_stage_that_is_not_there_is_one_line(task: FakeTask, tmp_path: P
     cell = second(cell_of())
     with pytest.raises(UserError, match=r"has no record .*run mini_gtav soma --seed 0 --out"):
         reading([cell], {}, tmp_path)
-    path = record_of_first(cell, tmp_path)
+    path = first_stage_record(cell, tmp_path)
     toy_record("soma", 0, status="failed", reason="loss", evaluations=[]).write(path)
     with pytest.raises(UserError, match=r"goes on from mini_gtav, but .* is failed"):
         reading([cell], {}, tmp_path)
@@ -86,15 +84,15 @@ def test_a_first_stage_that_is_not_there_is_one_line(task: FakeTask, tmp_path: P
 def test_weights_that_do_not_fit_are_one_line(task: FakeTask, tmp_path: Path) -> None:
     run.run_cell(cell_of("lora"), tmp_path, tmp_path)
     (cell,) = reading([second(cell_of("lora"))], {}, tmp_path)
-    weights = record_of_first(cell, tmp_path).with_suffix(".safetensors")
+    weights = first_stage_record(cell, tmp_path).with_suffix(".safetensors")
     wider = replace(cell, fields=cell.fields | {"rank": 3})
     with pytest.raises(UserError, match="saved with method"):
-        run.build(wider, task, record_of_first(cell, tmp_path))
+        run.build(wider, task, first_stage_record(cell, tmp_path))
     tensors = load_file(weights)
     metadata = {"adapter": str([k for k in tensors if "head." not in k]).replace("'", '"')}
     save_file({k: v for k, v in tensors.items() if k != "head.bias"}, weights, metadata=metadata)
     with pytest.raises(UserError, match=r"no tensor head.bias of the head"):
-        run.build(cell, task, record_of_first(cell, tmp_path))
+        run.build(cell, task, first_stage_record(cell, tmp_path))
     save_file(tensors | {"head.bias": torch.zeros(7)}, weights, metadata=metadata)
     with pytest.raises(UserError, match=r"size mismatch for head.bias"):
-        run.build(cell, task, record_of_first(cell, tmp_path))
+        run.build(cell, task, first_stage_record(cell, tmp_path))

@@ -15,10 +15,11 @@ from toy_records import toy_protocol
 
 from baselines import METHODS
 from baselines.hf_peft import HFPeft
-from benchmarks import method_names
-from benchmarks.cell import make_cell, make_method
+from benchmarks import methods
+from benchmarks.cell import make_cell
 from benchmarks.commands import arguments
 from benchmarks.errors import UserError
+from benchmarks.methods import make_method
 from soma import LowRankLinear, NotApplicable, NotFoldable, adapt, load_adapter, save_adapter
 from soma.backbone import linears
 
@@ -212,7 +213,7 @@ def test_trained_biases_are_those_of_the_targets() -> None:
 
 def test_a_name_says_tuner_and_arguments() -> None:
     spec = "hf:LoRA(use_dora=true, r=4, init_lora_weights=pissa, rank_pattern={'q': 2})"
-    tuner, values = method_names.hf(spec)
+    tuner, values = methods.hf(spec)
     assert tuner == "LORA"
     assert values == {
         "init_lora_weights": "pissa",
@@ -229,7 +230,7 @@ def test_a_name_says_tuner_and_arguments() -> None:
 
 
 def test_labels_are_safe_and_differ() -> None:
-    label = method_names.label
+    label = methods.label
     assert label("hf:OFT") == "hf-OFT"
     assert label("hf:VeRA(r=64, d_initial=0.1)") == "hf-VERA-d_initial=0.1-r=64"
     odd = [label(f"hf:LoRA(target_parameters=['{word}'])") for word in ("a/b", "a:b", "../c")]

@@ -81,7 +81,7 @@ def test_no_source_file_is_long() -> None:
 
 def test_tables_and_lists_need_no_torch() -> None:
     code = (
-        "import sys, benchmarks.__main__, benchmarks.reporting.tables, benchmarks.record, "
-        "benchmarks.protocol, benchmarks.reporting.statistics; sys.exit('torch' in sys.modules)"
+        "import sys, benchmarks.__main__, benchmarks.report.table, benchmarks.record, "
+        "benchmarks.protocol, benchmarks.report.statistics; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

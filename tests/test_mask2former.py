@@ -8,8 +8,8 @@ from torch.nn import functional
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former import modeling_mask2former as theirs
 
-from benchmarks import segmentation
 from benchmarks.errors import UserError
+from benchmarks.segmentation import task as segmentation
 from benchmarks.segmentation.mask2former import MaskHead, Segmenter
 from tests.tiny_worlds import BACKBONE, HEAD, random_batch, tiny_protocol
 

@@ -9,16 +9,15 @@ import pytest
 from safetensors.torch import load_file
 
 from benchmarks.backbones import load_backbone
-from benchmarks.data.box_cards import load_box_card
 from benchmarks.data.cards import load_card
 from benchmarks.detection.reading import read_pair as read_boxes
 from benchmarks.errors import UserError
-from benchmarks.mini import pretrain, small_worlds, weather, worlds
-from benchmarks.mini.scenes import sample_scene
-from benchmarks.mini.styles import cityscapes, gtav
-from benchmarks.mini.worlds import WORLDS, World, render_worlds, sample
-from benchmarks.protocol import load_protocol
 from benchmarks.segmentation.data import read_pair
+from benchmarks.tasks import load_protocol
+from benchmarks.worlds import pretrain, small_worlds, weather, worlds
+from benchmarks.worlds.scenes import sample_scene
+from benchmarks.worlds.styles import cityscapes, gtav
+from benchmarks.worlds.worlds import WORLDS, World, render_worlds, sample
 
 SHIPPED = Path(worlds.__file__).with_name("backbone.safetensors")
 
@@ -113,7 +112,7 @@ def test_small_acdc_has_one_image_of_each_condition(small: Path) -> None:
 
 
 def test_fog_thickens_and_keeps_scene_and_boxes(small: Path) -> None:
-    clear, foggy = load_box_card("cityscapes_boxes"), load_box_card("foggy_cityscapes")
+    clear, foggy = load_card("cityscapes_boxes", "boxes"), load_card("foggy_cityscapes", "boxes")
     scene, _ = small_worlds.sample("cityscapes_train", 1, 0, cityscapes)
     levels = []
     for pair in foggy.pairs(small, "train_all")[:3]:  # one picture, 0.005, 0.01 and 0.02 per metre
@@ -127,7 +126,7 @@ def test_fog_thickens_and_keeps_scene_and_boxes(small: Path) -> None:
 
 
 def test_boxes_of_the_written_instances_are_those_of_the_scene(small: Path) -> None:
-    card = load_box_card("cityscapes_boxes")
+    card = load_card("cityscapes_boxes", "boxes")
     train_id = dict(zip((11, 12, 13, 14, 15, 16, 17, 18), range(8), strict=True))
     for index, pair in enumerate(sorted(card.pairs(small, "train"), key=lambda p: p.name[-13:])):
         scene, _ = small_worlds.sample("cityscapes_train", 1, index, cityscapes)

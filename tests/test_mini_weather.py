@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.mini import annotations, weather, weather_sheet, worlds
-from benchmarks.mini.annotations import CLASSES, Annotated, annotate, statistics, voc_xml
-from benchmarks.mini.canvas import Camera, Canvas
-from benchmarks.mini.scenes import Scene
-from benchmarks.mini.weather import SIZE, WORLDS, World, render_domain, sample
+from benchmarks.worlds import annotations, weather, weather_sheet, worlds
+from benchmarks.worlds.annotations import CLASSES, Annotated, annotate, statistics, voc_xml
+from benchmarks.worlds.canvas import Camera, Canvas
+from benchmarks.worlds.scenes import Scene
+from benchmarks.worlds.weather import SIZE, WORLDS, World, render_domain, sample
 
 BOX = ("xmin", "ymin", "xmax", "ymax")
 BUILDING, PERSON, CAR, TRAIN = 2, 11, 13, 16

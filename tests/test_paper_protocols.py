@@ -11,9 +11,10 @@ from torch import nn
 
 from benchmarks import protocol as protocols
 from benchmarks.cell import make_cell
-from benchmarks.protocol import Protocol, load_protocol
-from benchmarks.recipe import make_optimizer, resolve_decay_schedule, set_rates
-from benchmarks.reporting import table_spec
+from benchmarks.optim import make_optimizer, resolve_decay_schedule, set_rates
+from benchmarks.protocol import Protocol
+from benchmarks.report import spec as table_spec
+from benchmarks.tasks import load_protocol
 
 SHIPPED = sorted(path.stem for path in protocols.FOLDER.glob("*.yaml"))
 PAPER = [name for name in SHIPPED if name.startswith(("paper_", "soma_", "rein_"))]

@@ -10,7 +10,7 @@ from toy_records import DATA, toy_protocol
 from benchmarks import protocol as protocols
 from benchmarks import yaml_files
 from benchmarks.errors import UserError
-from benchmarks.protocol import load_protocol
+from benchmarks.tasks import load_protocol
 
 SHIPPED = sorted(path.stem for path in protocols.FOLDER.glob("*.yaml"))
 

@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.protocol import Recipe
-from benchmarks.recipe import (
+from benchmarks.optim import (
+    EMA,
     AdamW,
-    Average,
     annealed,
     assert_holds_trainable,
     learning_rate_share,
@@ -20,6 +19,7 @@ from benchmarks.recipe import (
     set_rates,
     warm_up,
 )
+from benchmarks.protocol import Recipe
 
 
 def recipe(**changes):
@@ -193,7 +193,7 @@ def test_the_starting_values_travel_with_the_state_of_the_optimizer():
 
 def test_the_average_follows_the_weights_first_and_averages_then():
     weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
-    average = Average([weight], momentum=0.25, start=2)
+    average = EMA([weight], momentum=0.25, start=2)
     seen = []
     for done in range(1, 5):
         with torch.no_grad():
@@ -209,7 +209,7 @@ def test_the_average_follows_the_weights_first_and_averages_then():
 
 def test_the_average_comes_back_after_an_error():
     weight = nn.Parameter(torch.ones(1))
-    average = Average([weight], momentum=0.5, start=0)
+    average = EMA([weight], momentum=0.5, start=0)
     average.load([torch.zeros(1)])
     with contextlib.suppress(KeyError), average.swapped_in():
         assert weight.item() == 0

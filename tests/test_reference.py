@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks.cell import make_cell
 from benchmarks.commands.arguments import REFERENCE
-from benchmarks.protocol import load_protocol
 from benchmarks.record import Record
+from benchmarks.tasks import load_protocol
 
 RECORDS = sorted(REFERENCE.glob("*/*/*/seed*.json"))
 

@@ -1,5 +1,3 @@
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -7,7 +5,7 @@ from safetensors.torch import load_file
 from toy_task import FakeTask, cell_of, files, numbers, protocol
 
 from baselines import METHODS
-from benchmarks import run
+from benchmarks import run, tasks
 from benchmarks.cell import make_cell
 from benchmarks.errors import UserError
 from benchmarks.record import Record
@@ -27,8 +25,7 @@ def _deterministic_only_here():
 @pytest.fixture
 def task(monkeypatch):
     module = FakeTask("fake_task")
-    monkeypatch.setitem(sys.modules, "fake_task", module)
-    monkeypatch.setitem(run.TASKS, "segmentation", "fake_task")
+    monkeypatch.setattr(tasks, "task_of", lambda _: module)
     return module
 
 

@@ -9,7 +9,7 @@ from toy_task import FakeTask, Net, cell_of
 from baselines import METHODS
 from benchmarks import run
 from benchmarks.backbones import BACKBONE, load_backbone
-from benchmarks.protocol_parts import HUB
+from benchmarks.protocol import HUB
 from soma.method import Method, adapt
 
 pytestmark = pytest.mark.usefixtures("one_thread")

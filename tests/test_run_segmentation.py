@@ -7,10 +7,11 @@ import torch
 from PIL import Image
 from toy_task import numbers, protocol
 
-from benchmarks import run, segmentation
+from benchmarks import run
 from benchmarks.cell import make_cell
 from benchmarks.data.cards import load_card
 from benchmarks.seeding import stream
+from benchmarks.segmentation import task as segmentation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -28,8 +29,8 @@ def write_pair(card_name, root, split, name, rng, **parts):
     label[:, 28:] = card.native_id(10)
     label[:8] = card.native_id(255)
     pixels = rng.integers(256, size=(36, 56, 3), dtype=np.uint8)
-    image = card.image_path(root, split, name, **parts)
-    truth = card.label_path(root, split, name, **parts)
+    image = card.path(root, split, "images", name=name, **parts)
+    truth = card.path(root, split, "labels", name=name, **parts)
     for path in (image, truth):
         path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(image), pixels)

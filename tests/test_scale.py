@@ -8,11 +8,11 @@ from tiny_worlds import HEAD, write_world
 from toy_task import protocol
 
 from baselines import METHODS
-from benchmarks import run, segmentation
+from benchmarks import run
 from benchmarks.cell import make_cell
-from benchmarks.devices import follows, make_fabric, of_worker
+from benchmarks.distributed import BLOCK, Shard, device_of_worker, is_nonzero_rank, make_fabric
 from benchmarks.errors import UserError
-from benchmarks.share import BLOCK, Share
+from benchmarks.segmentation import task as segmentation
 from benchmarks.train import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -189,7 +189,7 @@ def test_what_saves_memory_makes_no_other_cell():
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_each_sample_is_learnt_from_once_whatever_the_number_of_processes(world):
-    shares = [Share(rank, world).samples(8, 3, 6) for rank in range(world)]
+    shards = [Shard(rank, world).samples(8, 3, 6) for rank in range(world)]
     for iteration in range(3):
         each = 8 // world
         parts = [share[iteration * each : (iteration + 1) * each] for share in shares]
@@ -199,11 +199,11 @@ def test_each_sample_is_learnt_from_once_whatever_the_number_of_processes(world)
 
 @pytest.mark.parametrize("count", [0, 5, 8, 30])
 def test_each_image_is_scored_once_and_blocks_stay_together(count):
-    shares = [Share(rank, 3).items(count) for rank in range(3)]
-    assert sorted(n for share in shares for n in share) == list(range(count))
+    shards = [Shard(rank, 3).items(count) for rank in range(3)]
+    assert sorted(n for shard in shards for n in shard) == list(range(count))
     starts = range(0, count, BLOCK)
     blocks = [set(range(start, min(start + BLOCK, count))) for start in starts]
-    assert all(any(block <= set(share) for share in shares) for block in blocks)
+    assert all(any(block <= set(shard) for shard in shards) for block in blocks)
 
 
 @pytest.mark.parametrize(("devices", "accumulate"), [(3, 1), (1, 3), (2, 4)])
@@ -229,16 +229,16 @@ def test_devices_and_nodes_that_are_not_there_are_one_line():
 )
 def test_workers_of_a_sweep_take_gpus_in_turn(gpus, devices, expected, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
-    assert [of_worker("cuda", number, devices) for number in range(5)] == expected
-    assert of_worker("cuda:3", 1, devices) == "cuda:3"
-    assert of_worker("cpu", 1, devices) == "cpu"
+    assert [device_of_worker("cuda", number, devices) for number in range(5)] == expected
+    assert device_of_worker("cuda:3", 1, devices) == "cuda:3"
+    assert device_of_worker("cpu", 1, devices) == "cpu"
 
 
 def test_only_the_first_of_the_processes_that_torchrun_starts_has_the_lock(monkeypatch):
-    assert not follows(2, 1)
+    assert not is_nonzero_rank(2, 1)
     for name, value in {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "4", "RANK": "3"}.items():
         monkeypatch.setenv(name, value)
-    assert follows(2, 2)
-    assert not follows(1, 1)
+    assert is_nonzero_rank(2, 2)
+    assert not is_nonzero_rank(1, 1)
     monkeypatch.setenv("RANK", "0")
-    assert not follows(2, 2)
+    assert not is_nonzero_rank(2, 2)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import segmentation
 from benchmarks.errors import UserError
-from benchmarks.protocol_parts import Domain
+from benchmarks.protocol import Domain
 from benchmarks.segmentation import data, reading
+from benchmarks.segmentation import task as segmentation
 from tests.tiny_worlds import tiny_protocol, write_world
 
 GTAV = Domain(domain="gtav", card="gtav", split="train")
@@ -72,7 +72,7 @@ def test_everything_held_out(tmp_path: Path) -> None:
 def test_fit(shape: tuple[int, int], how: dict, expected: tuple[int, int]) -> None:
     image = np.zeros((*shape, 3), np.uint8)
     domain = Domain(domain="a", card="b", split="c", **how)
-    assert reading.fit(image, domain).shape[:2] == expected
+    assert reading.resize_to(image, domain).shape[:2] == expected
 
 
 def same(one: dict, other: dict) -> bool:

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from benchmarks import segmentation
+from benchmarks.segmentation import task as segmentation
 from benchmarks.segmentation.loss import SetLoss
 from benchmarks.segmentation.mask2former import Segmenter
 from tests.tiny_worlds import HEAD, random_batch, tiny_protocol

@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmarks.data.cards import load_card
 from benchmarks.errors import UserError
-from benchmarks.protocol_parts import Domain
+from benchmarks.protocol import Domain
 from benchmarks.segmentation import reading
 from tests.tiny_worlds import parts, write_label, write_rgb16, write_world
 
@@ -28,7 +28,7 @@ def test_reading_undoes_each_encoding(name: str, tmp_path: Path) -> None:
     split = "val" if "val" in card.splits else "train"
     written = write_world(tmp_path, name, split, count=1, size=(16, 24))[0]
     label = np.random.default_rng(3).choice([*range(19), 255], (16, 24)).astype(np.uint8)
-    write_label(card, card.label_path(tmp_path, split, written, **parts(card)), label)
+    write_label(card, card.path(tmp_path, split, "labels", name=written, **parts(card)), label)
     image, read = reading.read_pair(card.pairs(tmp_path, split)[0], card)
     np.testing.assert_array_equal(read, label)
     assert image.shape == (16, 24, 3)
@@ -130,7 +130,7 @@ def test_halved_pair(tmp_path: Path) -> None:
     card, (height, width) = load_card("mapillary"), (41, 67)
     name = write_world(tmp_path, "mapillary", "val", count=1, size=(height, width))[0]
     label = np.random.default_rng(3).choice([*range(19), 255], (height, width)).astype(np.uint8)
-    write_label(card, card.label_path(tmp_path, "val", name), label)
+    write_label(card, card.path(tmp_path, "val", "labels", name=name), label)
     pair = card.pairs(tmp_path, "val")[0]
     full, _ = reading.read_pair(pair, card)
     image, read = reading.read_pair(pair, card, "pixels")

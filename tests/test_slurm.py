@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import filelock
 import psutil
@@ -20,15 +19,13 @@ import toy_runs
 from test_sweep import log, plan
 from toy_task import FakeTask, cell_of, numbers
 
-from benchmarks import run
+from benchmarks import run, slurm, tasks
 from benchmarks.__main__ import main
 from benchmarks.cell import Cell
 from benchmarks.errors import UserError
 from benchmarks.record import Record
-from benchmarks.sweeps import slurm, slurm_job
-from benchmarks.sweeps.claim import Plan, finished
-from benchmarks.sweeps.local import Outcome
-from benchmarks.sweeps.slurm_job import FRUITLESS, CellJob, Resources, Ticket
+from benchmarks.slurm import FRUITLESS, CellJob, Resources, Ticket
+from benchmarks.sweep import Outcome, Plan, finished
 
 ROOT = Path(__file__).parent.parent
 Happening = Callable[[], object]
@@ -74,9 +71,9 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
     made = Queue(tmp_path / "logs")
     monkeypatch.setattr(Resources, "executor", lambda *_: made)
     monkeypatch.setattr(slurm, "_queued", made.queued)
-    monkeypatch.setattr(slurm, "time", SimpleNamespace(sleep=made.sleep))
-    monkeypatch.setattr(slurm_job, "_SPREAD", 0)
-    monkeypatch.setattr(slurm_job, "_GRACE", 0)
+    monkeypatch.setattr(slurm, "_wait", made.sleep)
+    monkeypatch.setattr(slurm, "_SPREAD", 0)
+    monkeypatch.setattr(slurm, "_GRACE", 0)
     monkeypatch.setattr(os, "register_at_fork", lambda **_: None)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGCHLD)}
     yield made
@@ -248,8 +245,7 @@ def test_a_job_that_never_gets_to_a_checkpoint_stops_and_says_so(tmp_path: Path)
 
 def uninterrupted(cell: Cell, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Record:
     """What `toy_runs.trains` comes to in one go."""
-    monkeypatch.setitem(sys.modules, "fake_task", FakeTask("fake_task"))
-    monkeypatch.setitem(run.TASKS, "segmentation", "fake_task")
+    monkeypatch.setattr(tasks, "task_of", lambda _, task=FakeTask("fake_task"): task)
     record = run.run_cell(cell, folder / "alone", folder)
     torch.use_deterministic_algorithms(False)
     return record
@@ -277,7 +273,7 @@ def test_a_job_that_submitit_requeues_ends_with_the_same_bits(
 
 def submission(folder: Path, monkeypatch: pytest.MonkeyPatch, device: str, **asked: object) -> str:
     """What sbatch would be given."""
-    monkeypatch.setattr(slurm_job.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(slurm.shutil, "which", lambda name: f"/bin/{name}")
     executor = Resources(**asked).executor(folder, device)._executor
     return executor._make_submission_file_text("python", "uid")
 

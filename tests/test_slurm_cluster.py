@@ -21,10 +21,8 @@ from toy_task import cell_of, numbers
 
 from benchmarks import run
 from benchmarks.cell import Cell
-from benchmarks.sweeps.claim import Plan, finished
-from benchmarks.sweeps.local import Outcome
-from benchmarks.sweeps.slurm import sweep
-from benchmarks.sweeps.slurm_job import Resources, Ticket
+from benchmarks.slurm import Resources, Ticket, sweep
+from benchmarks.sweep import Outcome, Plan, finished
 
 ROOT = Path(__file__).parent.parent
 pytestmark = [

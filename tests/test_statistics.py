@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from benchmarks.reporting import statistics
-from benchmarks.reporting.statistics import Difference
+from benchmarks.report import statistics
+from benchmarks.report.statistics import Difference
 
 VALUES = st.floats(min_value=0, max_value=100, allow_nan=False)
 ROWS = st.lists(VALUES, min_size=2, max_size=6)

@@ -15,8 +15,7 @@ from toy_records import toy_protocol, toy_record
 from benchmarks.cell import Cell, make_cell
 from benchmarks.errors import UserError
 from benchmarks.record import Record
-from benchmarks.sweeps.claim import Plan, RunCell, finished, run_one
-from benchmarks.sweeps.local import Outcome, sweep
+from benchmarks.sweep import Outcome, Plan, RunCell, finished, run_one, sweep
 
 ROOT = Path(__file__).parent.parent
 

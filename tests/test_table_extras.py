@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 from toy_records import SCORES, evaluation, toy_protocol, toy_record, toy_table
 
-from benchmarks import segmentation, tuning
+from benchmarks import tuning
 from benchmarks.cell import make_cell, protocol_semantics
-from benchmarks.protocol import MethodChanges, Mode, Protocol, RecipeChanges
-from benchmarks.protocol_parts import Domain
+from benchmarks.protocol import Domain, MethodChanges, Mode, Protocol, RecipeChanges
 from benchmarks.record import Record, Score
-from benchmarks.reporting import compare, table_spec, tables
-from benchmarks.reporting.formats import render
+from benchmarks.report import compare
+from benchmarks.report import spec as table_spec
+from benchmarks.report import table as tables
+from benchmarks.report.formats import render
+from benchmarks.segmentation import task as segmentation
 
 LOW = Domain(domain="cityscapes_low", card="cityscapes", split="val", size=(48, 80))
 

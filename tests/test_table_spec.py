@@ -6,7 +6,7 @@ import pytest
 from toy_records import build, row, toy_table
 
 from benchmarks.errors import UserError
-from benchmarks.reporting import table_spec
+from benchmarks.report import spec as table_spec
 
 
 def test_published_numbers_carry_their_source(tmp_path: Path) -> None:

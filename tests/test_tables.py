@@ -21,11 +21,10 @@ from toy_records import (
 )
 
 from benchmarks.errors import UserError
-from benchmarks.reporting.formats import render
-from benchmarks.reporting.selection import select
-from benchmarks.reporting.table_notes import notes
-from benchmarks.reporting.table_spec import load_table
-from benchmarks.reporting.tables import Table
+from benchmarks.report.formats import render
+from benchmarks.report.notes import notes
+from benchmarks.report.spec import load_table
+from benchmarks.report.table import Table, select
 
 GOLDEN = {form: DATA / f"toy_table.{form}" for form in ("md", "csv", "tex")}
 

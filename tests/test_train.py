@@ -9,7 +9,7 @@ import pytest
 import torch
 from toy_training import STEPS, Killed, Net, assert_same_bits, batches, make, recipe, run
 
-from benchmarks.recipe import make_optimizer
+from benchmarks.optim import make_optimizer
 from benchmarks.seeding import stream
 from benchmarks.train import NotFinite, Training
 

@@ -13,7 +13,7 @@ from benchmarks.cell import make_cell
 from benchmarks.commands import arguments
 from benchmarks.detection import engines
 from benchmarks.errors import UserError
-from benchmarks.protocol import load_protocol
+from benchmarks.tasks import load_protocol
 from benchmarks.trials import Trial
 
 RATES = (1e-4, 1e-3, 3e-3, 1e-1)

@@ -16,7 +16,6 @@ from PIL import Image
 from tiny_worlds import write_world
 
 from benchmarks import verify as verification
-from benchmarks.data.box_cards import load_any_card
 from benchmarks.data.cards import load_card
 from benchmarks.errors import UserError
 from benchmarks.verify import Report, verify
@@ -25,7 +24,7 @@ SIZE = (40, 64)
 
 
 def check(root: Path, card: str = "gtav", split: str = "train", workers: int = 0) -> Report:
-    return verify(load_any_card(card), root, (split,), workers, partial=True)
+    return verify(load_card(card), root, (split,), workers, partial=True)
 
 
 def test_sound_split_is_described(tmp_path: Path) -> None:

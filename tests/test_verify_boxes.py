@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from tiny_voc import annotation, box, write_domain
 
-from benchmarks.data.box_cards import load_any_card
+from benchmarks.data.cards import load_card
 from benchmarks.verify import Report, verify
 
 MAIN = "diverseWeather/daytime_clear/VOC2007"
 
 
 def check(root: Path, *splits: str) -> Report:
-    return verify(load_any_card("sdgod"), root, splits, 0, partial=True)
+    return verify(load_card("sdgod"), root, splits, 0, partial=True)
 
 
 @pytest.fixture

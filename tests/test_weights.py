@@ -12,14 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks import segmentation, weights
+from benchmarks import backbones as weights
 from benchmarks.backbones import BACKBONE, fingerprint, load_backbone
-from benchmarks.cell import make_cell
-from benchmarks.commands import arguments
+from benchmarks.cell import fingerprints, make_cell
 from benchmarks.errors import UserError
-from benchmarks.protocol import load_protocol
-from benchmarks.protocol_parts import HUB, Backbone
-from benchmarks.record import record_of
+from benchmarks.protocol import HUB, Backbone
+from benchmarks.segmentation import task as segmentation
+from benchmarks.tasks import load_protocol
 from soma import merge_qkv
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -185,10 +184,10 @@ def test_weights_without_a_stated_hash_have_one_in_the_record(
     assert load_backbone(spec).weights_sha256 == file.sha256
     protocol = load_protocol("mini_gtav").model_copy(update={"backbone": spec})
     monkeypatch.setattr(segmentation, "fingerprints", lambda *_: {"gtav": "1"})
-    data = arguments.fingerprints(protocol, Path())
+    data = fingerprints(protocol, Path())
     assert data == {"gtav": "1", BACKBONE: file.sha256}
     cell = make_cell(protocol, "freeze", seed=0, data=data)
-    assert record_of(cell, "failed").cell["data"][BACKBONE] == file.sha256
+    assert cell.record("failed").cell["data"][BACKBONE] == file.sha256
 
 
 def test_no_network(hub: Hub) -> None:

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from benchmarks.data.box_cards import load_box_card
+from benchmarks.data.cards import load_card
 from benchmarks.detection.settings import DetectionAugment
-from benchmarks.protocol_parts import Domain
+from benchmarks.protocol import Domain
 from tests.tiny_worlds import INPUT
 
 CLASSES = ("bus", "bike", "car", "motor", "person", "rider", "truck")
@@ -65,7 +65,7 @@ def write_domain(
 
     Those whose number is in `empty` have no box.
     """
-    card, rng = load_box_card("sdgod"), np.random.default_rng(seed)
+    card, rng = load_card("sdgod", "boxes"), np.random.default_rng(seed)
     names = [f"{split}-{index:04d}" for index in range(count)]
     for index, name in enumerate(names):
         image, label = (card.path(root, split, kind, name=name) for kind in ("images", "labels"))

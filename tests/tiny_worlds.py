@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.data.cards import Card, load_card
-from benchmarks.protocol_parts import Augment, Backbone, Domain, Head, Input, Window
+from benchmarks.protocol import Backbone, Domain, Input
+from benchmarks.segmentation.settings import Augment, Head, Window
 
 INPUT = Input(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 HEAD = Head(
@@ -79,12 +80,12 @@ def write_world(
     card, rng = load_card(card_name), np.random.default_rng(seed)
     names = [f"zurich_{index:06d}_000019" for index in range(count)]
     for name in names:
-        file = card.image_path(root, split, name, **parts(card))
+        file = card.path(root, split, "images", name=name, **parts(card))
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(file)
         blocks = rng.choice([*range(19), 255], (size[0] // 8, size[1] // 8))
         label = np.kron(blocks, np.ones((8, 8), dtype=int))
-        write_label(card, card.label_path(root, split, name, **parts(card)), label)
+        write_label(card, card.path(root, split, "labels", name=name, **parts(card)), label)
     return names
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from toy_records import SCORES, evaluation, toy_record
 
 from benchmarks.cell import Cell
-from benchmarks.record import Evaluation, Record, Score, record_of
+from benchmarks.record import Evaluation, Record, Score
 
 GAIN = {0: 2.9, 1: 3.0, 2: 3.1}  # on every domain, over the baseline with the highest Avg
 
@@ -36,4 +36,4 @@ def detected(cell: Cell, out: Path, data_root: Path, device: str, progress: bool
         for role, group in cell.protocol.scored.items()
         for domain in group
     }
-    return record_of(cell, "done", evaluations=[Evaluation(iteration=1000, domains=scores)])
+    return cell.record("done", evaluations=[Evaluation(iteration=1000, domains=scores)])

@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.canonical import digest_of
 from benchmarks.cell import protocol_semantics
-from benchmarks.protocol import Protocol, load_protocol
+from benchmarks.protocol import Protocol
 from benchmarks.record import Cost, Environment, Evaluation, Parameters, Record, Score
-from benchmarks.reporting import table_spec, tables
-from benchmarks.reporting.table_spec import TableSpec, load_table
-from benchmarks.reporting.tables import Request, Row, Table
+from benchmarks.report import spec as table_spec
+from benchmarks.report import table as tables
+from benchmarks.report.spec import TableSpec, load_table
+from benchmarks.report.table import Request, Row, Table
+from benchmarks.tasks import load_protocol
+from benchmarks.yaml_files import digest_of
 
 DATA = Path(__file__).parent / "data"
 FINGERPRINTS = {"gtav": "aa", "gtav_held_out": "aa", "cityscapes": "bb", "bdd100k": "cc"}

@@ -10,11 +10,11 @@ from torch import nn
 from benchmarks.backbones import load_backbone
 from benchmarks.cell import make_cell
 from benchmarks.data.loading import loaded
-from benchmarks.protocol import SegmentationProtocol, load_protocol
+from benchmarks.distributed import WHOLE
 from benchmarks.seeding import stream
-from benchmarks.segmentation import Evaluation
 from benchmarks.segmentation.metrics import confusion, summary
-from benchmarks.share import WHOLE
+from benchmarks.segmentation.settings import SegmentationProtocol
+from benchmarks.tasks import Result, load_protocol
 
 BACKBONE = {
     "name": "vit_tiny_patch16_224",
@@ -78,7 +78,7 @@ class FakeTask(ModuleType):
     def build(self, protocol):
         return Net(load_backbone(protocol.backbone))
 
-    def batches(self, protocol, data_root, seed, first=0, share=WHOLE):
+    def batches(self, protocol, data_root, seed, first=0, shard=WHOLE):
         for iteration in range(first, protocol.recipe.iterations):
             if iteration == self.dies_at:
                 raise KeyboardInterrupt
@@ -90,14 +90,14 @@ class FakeTask(ModuleType):
     def domains(self, protocol):
         return [*protocol.validation, *protocol.targets]
 
-    def evaluate(self, model, protocol, data_root, domain, share=WHOLE):
+    def evaluate(self, model, protocol, data_root, domain, shard=WHOLE):
         rng = stream(len(domain.domain), "order")
         images = torch.from_numpy(rng.normal(size=(5, 3, 32, 32)).astype(np.float32))
         guesses = model.score(images).argmax(1).numpy()
         labels = rng.integers(3, size=5)
         matrices = np.stack([confusion(labels[i : i + 1], guesses[i : i + 1], 3) for i in range(5)])
         scores = summary(matrices.sum(0)) | {"margin": np.float64(model.score(images).std().item())}
-        return Evaluation(scores, {"confusion": matrices.astype(np.int32)}, 5)
+        return Result(scores, {"confusion": matrices.astype(np.int32)}, 5)
 
 
 class SlowTask(FakeTask):

@@ -5,11 +5,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from benchmarks.checkpoint import Checkpoint
+from benchmarks.optim import make_optimizer
 from benchmarks.protocol import Recipe
-from benchmarks.recipe import make_optimizer
 from benchmarks.seeding import stream, torch_seed
-from benchmarks.train import Training, train
+from benchmarks.train import Checkpoint, Training, train
 
 STEPS = 12
 

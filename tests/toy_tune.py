@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks.cell import Cell
-from benchmarks.record import Evaluation, Record, Score, record_of
+from benchmarks.record import Evaluation, Record, Score
 
 # Percent on the held-out source; the largest rate makes the loss infinite.
 SCORES = {1e-4: 30.0, 1e-3: 42.5, 3e-3: 42.5, 1e-2: 41.0}
@@ -16,9 +16,9 @@ def trained(cell: Cell, out: Path, data_root: Path, device: str, progress: bool)
     with (data_root / "log").open("a") as log:
         log.write(f"{cell.path.parent.name} {recipe.backbone_lr:g} {recipe.weight_decay:g}\n")
     if recipe.backbone_lr not in SCORES:
-        return record_of(cell, "failed", "loss not finite at step 3")
+        return cell.record("failed", "loss not finite at step 3")
     score = SCORES[recipe.backbone_lr] + OF_WEIGHT_DECAY_0 * (recipe.weight_decay == 0)
     (domain,) = (each for group in cell.protocol.scored.values() for each in group)
     scores = {domain.domain: Score(role="validation", metrics={"mIoU": score}, images=2)}
     evaluations = [Evaluation(iteration=20, domains=scores)]
-    return record_of(cell, "done", evaluations=evaluations)
+    return cell.record("done", evaluations=evaluations)

@@ -1,6 +1,5 @@
 """Arguments of the command line: the options that commands share, and texts as values."""
 
-import importlib
 import re
 import sys
 from pathlib import Path
@@ -8,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.detection import engines
 from benchmarks.environment import REPOSITORY
 from benchmarks.errors import UserError
-from benchmarks.protocol import DetectionProtocol, Protocol
+from benchmarks.protocol import Protocol
 
 RUNS, REFERENCE = Path("results/runs"), REPOSITORY / "results" / "reference"
 Seeds = Annotated[str, typer.Option(help="Such as 0,1,2; default: the protocol's.")]
@@ -57,21 +55,8 @@ def announce(protocol: Protocol) -> None:
     Raises:
         UserError: the protocol asks for one that is not installed.
     """
-    if isinstance(protocol, DetectionProtocol):
-        print(engines.announcement(protocol.engine), file=sys.stderr)
-
-
-def fingerprints(protocol: Protocol, data_root: Path) -> dict[str, str]:
-    """Fingerprint of every domain that a protocol reads, and of weights without a stated hash.
-
-    Raises:
-        UserError: a data set is missing or incomplete, or weights cannot be fetched.
-    """
-    from benchmarks.backbones import fingerprint
-    from benchmarks.run import TASKS  # brings torch, as do the backbones
-
-    task = importlib.import_module(TASKS[protocol.task])
-    return task.fingerprints(protocol, data_root) | fingerprint(protocol.backbone)
+    if protocol.engine_reason:
+        print(protocol.engine_reason, file=sys.stderr)
 
 
 def placements(protocol: Protocol, asked: str) -> tuple[str, ...]:

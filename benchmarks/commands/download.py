@@ -14,7 +14,7 @@ from benchmarks.errors import UserError, closest
 if TYPE_CHECKING:
     import httpx2
 
-    from benchmarks.data.cards import DataSet
+    from benchmarks.data.cards import Card
     from benchmarks.data.download_source import Source
     from benchmarks.download.job import Job, Step
 
@@ -35,10 +35,13 @@ def download(
         raise UserError("download what, and where? give --dataset NAMES --root DIR, or --list")
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; make it, or give another --root")
+    from benchmarks.data.cards import load_card
     from benchmarks.download.job import Job
     from benchmarks.download.remote import client
 
-    jobs = [Job(card.name, _source(card, via), root / card.folder) for card in map(_card, names)]
+    jobs = [
+        Job(card.name, _source(card, via), root / card.folder) for card in map(load_card, names)
+    ]
     with client() as http:
         if dry_run:
             for job in jobs:
@@ -51,18 +54,7 @@ def download(
             print(f"{job.name}: complete in {job.home}")
 
 
-def _card(name: str) -> DataSet:
-    from benchmarks import yaml_files
-    from benchmarks.data.box_cards import BoxCard
-    from benchmarks.data.cards import FOLDER, Card, load_card, names
-
-    if name not in names():
-        raise UserError(f"unknown data set {name!r}{closest(name, names())}")
-    boxes = BoxCard.holds in yaml_files.read(FOLDER / f"{name}.yaml")
-    return load_card(name, BoxCard if boxes else Card)
-
-
-def _source(card: DataSet, via: str) -> Source:
+def _source(card: Card, via: str) -> Source:
     """The way to get a data set: the first one, or the one of kind `via`."""
     if not card.download:
         raise UserError(f"{card.name}: its card names nothing to download; access: {card.access}")
@@ -73,9 +65,9 @@ def _source(card: DataSet, via: str) -> Source:
 
 
 def _print_list() -> None:
-    from benchmarks.data.cards import names
+    from benchmarks.data.cards import load_card, names
 
-    for card in map(_card, names()):
+    for card in map(load_card, names()):
         ways = ",".join(source.kind for source in card.download) or "-"
         print(f"{card.name:<20} {ways:<13} {card.title}")
 

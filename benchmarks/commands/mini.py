@@ -13,7 +13,7 @@ mini = typer.Typer(no_args_is_help=True, help="The mini worlds and their backbon
 @mini.command()
 def render(root: Annotated[Path, typer.Option()] = REPOSITORY / "data" / "mini") -> None:
     """Render the mini worlds below ROOT, in the layouts of the real data sets."""
-    from benchmarks.mini.worlds import render_worlds
+    from benchmarks.worlds.worlds import render_worlds
 
     render_worlds(root)
 
@@ -24,7 +24,7 @@ def sheet(
     out: Annotated[Path, typer.Option()] = REPOSITORY / "results" / "mini",
 ) -> None:
     """Write contact sheets, class_share.csv and boxes.csv of the worlds rendered below ROOT."""
-    from benchmarks.mini import weather_sheet, worlds
+    from benchmarks.worlds import weather_sheet, worlds
 
     print(worlds.contact_sheet(out), worlds.class_shares(root, out), sep="\n")
     print(weather_sheet.contact_sheet(out), weather_sheet.boxes(root, out), sep="\n")
@@ -32,11 +32,11 @@ def sheet(
 
 @mini.command()
 def pretrain(
-    out: Annotated[Path, typer.Option()] = Path("benchmarks/mini/backbone.safetensors"),
+    out: Annotated[Path, typer.Option()] = Path("benchmarks/worlds/backbone.safetensors"),
     steps: int = 4000,
     seed: int = 2024,
 ) -> None:
     """Pre-train the mini backbone, as the shipped one was made."""
-    from benchmarks.mini.pretrain import pretrain as make
+    from benchmarks.worlds.pretrain import pretrain as make
 
     make(out, steps=steps, seed=seed)

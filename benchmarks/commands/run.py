@@ -5,7 +5,8 @@ from functools import partial
 
 import typer
 
-from benchmarks.commands import arguments, listing
+from benchmarks import console
+from benchmarks.commands import arguments
 from benchmarks.commands.arguments import (
     RUNS,
     DataRoot,
@@ -19,7 +20,7 @@ from benchmarks.commands.arguments import (
     Settings,
 )
 from benchmarks.errors import UserError
-from benchmarks.protocol import load_protocol
+from benchmarks.tasks import load_protocol
 
 
 def run(
@@ -40,18 +41,17 @@ def run(
 
     With --dry-run only say what it would take and what is missing: needs no data, writes nothing.
     """
-    from benchmarks import first_stage
-    from benchmarks.cell import make_cell, parse_changes
-    from benchmarks.devices import follows
+    from benchmarks.cell import make_cell, parse_changes, prepare
+    from benchmarks.distributed import is_nonzero_rank
     from benchmarks.run import run_cell
-    from benchmarks.sweeps.claim import Plan, follow, run_one
+    from benchmarks.sweep import Plan, join_run, run_one
 
     held_fixed = load_protocol(protocol)
     where = None if placement == "default" else placement
     changes = parse_changes(settings)
     cell = make_cell(held_fixed, method, seed=seed, placement=where, mode=mode, changes=changes)
     if dry_run:
-        from benchmarks.dry_run.report import print_cell
+        from benchmarks.dry_run import print_cell
 
         if devices * nodes > 1:
             raise UserError("--dry-run measures one device; leave --devices and --nodes out")
@@ -59,10 +59,10 @@ def run(
         return
     root = arguments.data_root(held_fixed, data_root)
     arguments.announce(held_fixed)
-    (cell,) = first_stage.reading([cell], arguments.fingerprints(held_fixed, root), out)
+    (cell,) = prepare([cell], root, out)
     plan = Plan((cell,), out, root, device, partial(run_cell, devices=devices, nodes=nodes))
-    if follows(devices, nodes):
-        follow(plan, cell)
+    if is_nonzero_rank(devices, nodes):
+        join_run(plan, cell)
         return
     result = run_one(plan, cell, True, wait_for_lock=False)
     if result is None:
@@ -72,7 +72,7 @@ def run(
     record, made = result
     if not made:
         print("recorded before; nothing was run", file=sys.stderr)
-    listing.print_record(record)
+    console.print_record(record)
     print(out / cell.path)
     if record.status == "failed":
         raise typer.Exit(1)

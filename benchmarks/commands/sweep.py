@@ -59,13 +59,13 @@ def sweep(
     ] = [],  # noqa: B006 - typer copies it
 ) -> None:
     """Run the cells of TABLE that have no record yet, and resume those that were cut off."""
-    from benchmarks import first_stage
-    from benchmarks.reporting.table_spec import load_table
+    from benchmarks.cell import prepare
+    from benchmarks.report.spec import load_table
     from benchmarks.run import run_cell
-    from benchmarks.sweeps.claim import Plan
-    from benchmarks.sweeps.local import sweep as work
-    from benchmarks.sweeps.slurm import sweep as submit
-    from benchmarks.sweeps.slurm_job import Resources
+    from benchmarks.slurm import Resources
+    from benchmarks.slurm import sweep as submit
+    from benchmarks.sweep import Plan
+    from benchmarks.sweep import sweep as work
 
     options = {key: value or True for key, _, value in (each.partition("=") for each in slurm)}
     resources = Resources(
@@ -78,16 +78,15 @@ def sweep(
     asked = arguments.names(methods) or spec.methods
     cells = training.cells(protocol, asked, seeds, placement, mode, settings)
     if dry_run:
-        from benchmarks.dry_run.report import print_table
+        from benchmarks.dry_run import print_table
 
         print_table(cells, device, arguments.known_root(protocol, data_root))
         return
     root = arguments.data_root(protocol, data_root)
     arguments.announce(protocol)
-    data = arguments.fingerprints(protocol, root)
     shared = devices * nodes > 1
     run = partial(run_cell, devices=devices, nodes=nodes) if shared else run_cell
-    plan = Plan(first_stage.reading(cells, data, out), out, root, device, run, devices)
+    plan = Plan(prepare(cells, root, out), out, root, device, run, devices)
     if on == "slurm":
         outcome = training.reported(
             plan, lambda report: submit(plan, resources, report, retry_failed, wait)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from benchmarks.commands import arguments, listing
+from benchmarks import console
+from benchmarks.commands import arguments
 from benchmarks.protocol import Protocol
 
 if TYPE_CHECKING:
     from benchmarks.cell import Cell
-    from benchmarks.sweeps.claim import Plan
-    from benchmarks.sweeps.local import Outcome, Report
+    from benchmarks.sweep import Outcome, Plan, Report
 
 
 def cells(
@@ -48,25 +48,25 @@ def train_missing(
 ) -> None:
     """Train the cells here; whatever the user has to mend ends the command."""
     if not cells:
-        listing.say("every cell is recorded; nothing was trained")
+        console.say("every cell is recorded; nothing was trained")
         return
+    from benchmarks import sweep
     from benchmarks.run import run_cell
-    from benchmarks.sweeps import local
-    from benchmarks.sweeps.claim import Plan
+    from benchmarks.sweep import Plan
 
     plan = Plan(tuple(cells), out, data_root, device, run_cell)
-    outcome = reported(plan, lambda report: local.sweep(plan, workers, report))
+    outcome = reported(plan, lambda report: sweep.sweep(plan, workers, report))
     if outcome.exit_code > 1:
         raise typer.Exit(outcome.exit_code)
 
 
 def reported(plan: Plan, work: Callable[[Report], Outcome]) -> Outcome:
     """Do the work of a plan with its progress and its summary on stderr."""
-    from benchmarks.sweeps.local import end_workers_on_sigterm
+    from benchmarks.sweep import end_workers_on_sigterm
 
     end_workers_on_sigterm()
-    with listing.progress(len(plan.cells)) as report:
+    with console.progress(len(plan.cells)) as report:
         outcome = work(report)
     for line in outcome.summary():
-        listing.say(line)
+        console.say(line)
     return outcome

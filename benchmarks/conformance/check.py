@@ -13,8 +13,15 @@ from typing import Literal
 import torch
 
 from benchmarks.conformance.forms import FORMS
+from benchmarks.conformance.method_under_test import (
+    Broken,
+    MethodUnderTest,
+    NothingToCheck,
+    changed,
+    snapshot,
+    some,
+)
 from benchmarks.conformance.properties import TRAINING
-from benchmarks.conformance.subject import Broken, NothingToCheck, Subject, changed, snapshot, some
 from benchmarks.conformance.vits import DEPTH, KINDS, build_vit
 from soma import Method, NotApplicable
 
@@ -44,12 +51,12 @@ def check_method(method: Method, kind: str, skip: Collection[str] = ()) -> list[
         method, first = _fitted(method, kind)
         findings = [first]
         if first.verdict == "pass":
-            subject = Subject(method, kind)
+            subject = MethodUnderTest(method, kind)
             findings += [_examine(subject, name) for name in PROPERTIES if name not in skip]
     return findings
 
 
-def _examine(subject: Subject, name: str) -> Finding:
+def _examine(subject: MethodUnderTest, name: str) -> Finding:
     try:
         return Finding(name, "pass", PROPERTIES[name](subject))
     except NothingToCheck as reason:
@@ -66,10 +73,10 @@ def _fitted(method: Method, kind: str) -> tuple[Method, Finding]:
     before, words = snapshot(vit), "with its fields as they are"
     try:
         try:
-            Subject(method, kind).adapted(vit)
+            MethodUnderTest(method, kind).adapted(vit)
         except ValueError:
             method, words = _shrunk(method)
-            Subject(method, kind).adapted()
+            MethodUnderTest(method, kind).adapted()
         return method, Finding(FITS, "pass", words)
     except NotApplicable as reason:
         if moved := changed(before, snapshot(vit)):

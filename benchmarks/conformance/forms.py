@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.conformance.subject import (
+from benchmarks.conformance.method_under_test import (
     Broken,
+    MethodUnderTest,
     NothingToCheck,
-    Subject,
     changed,
     distance,
     learners,
@@ -32,7 +32,7 @@ GRADIENT = 1e-4  # of gradients computed in another way, as a share of the large
 HALF = 4  # an output in half precision is at most this many times as wrong as without the method
 
 
-def deep_copy(subject: Subject) -> str:
+def deep_copy(subject: MethodUnderTest) -> str:
     """A copy (for a moving average) gives the same output, and neither reads the other."""
     _, vit = subject.trained()
     expected = subject.features(vit)
@@ -50,7 +50,7 @@ def deep_copy(subject: Subject) -> str:
     return f"its output is its own; what learns in it moves it alone, by {moved:.1e}"
 
 
-def pickling(subject: Subject) -> str:
+def pickling(subject: MethodUnderTest) -> str:
     """Pickled and read again, the output is the same (workers and older checkpoints do that)."""
     _, vit = subject.example
     content = pickle.dumps(vit)
@@ -58,7 +58,7 @@ def pickling(subject: Subject) -> str:
     return require_close("the output", subject.features(twin), subject.features(vit), SAME)
 
 
-def modes(subject: Subject) -> str:
+def modes(subject: MethodUnderTest) -> str:
     """`train` and `eval` return the backbone, reach every module, and change nothing else."""
     _, vit = subject.example
     before, learning, expected = snapshot(vit), set(learners(vit)), subject.features(vit)
@@ -75,7 +75,7 @@ def modes(subject: Subject) -> str:
     return f"return self; {len(before)} tensors, what learns and the output as before"
 
 
-def folding(subject: Subject) -> str:
+def folding(subject: MethodUnderTest) -> str:
     """Folded, the backbone gives the same output with the keys and modules of the plain one."""
     placed, vit = subject.example
     expected, plain = subject.features(vit), subject.plain()
@@ -98,7 +98,7 @@ def folding(subject: Subject) -> str:
     return f"{close}, where the method moved it by {moved:.1e}; the keys are back"
 
 
-def saving(subject: Subject) -> str:
+def saving(subject: MethodUnderTest) -> str:
     """Saved and loaded onto a fresh backbone, the output is the same; nothing is drawn again."""
     placed, vit = subject.example
     fresh = subject.plain()
@@ -114,7 +114,7 @@ def saving(subject: Subject) -> str:
     return f"{close}; the file has {size / 1024:.0f} KiB"
 
 
-def checkpointing(subject: Subject) -> str:
+def checkpointing(subject: MethodUnderTest) -> str:
     """Gradients are the same where blocks are computed again in the backward pass."""
 
     def gradients(checkpointed: bool) -> dict[str, Tensor]:
@@ -130,7 +130,7 @@ def checkpointing(subject: Subject) -> str:
     return _require_same(gradients(True), gradients(False))
 
 
-def autocast(subject: Subject) -> str:
+def autocast(subject: MethodUnderTest) -> str:
     """In bfloat16 the output is about as right as without the method, the gradients are finite."""
 
     def error(vit: nn.Module) -> float:
@@ -151,7 +151,7 @@ def autocast(subject: Subject) -> str:
     return f"bfloat16 on the CPU: wrong by {found:.1%}, without the method by {usual:.1%}"
 
 
-def compiling(subject: Subject) -> str:
+def compiling(subject: MethodUnderTest) -> str:
     """Compiled (traced by dynamo, run by PyTorch: no compiler is needed), outputs are the same."""
     graphs = 0
 
@@ -180,7 +180,7 @@ def compiling(subject: Subject) -> str:
     return f"{close}, {graphs} graph{'s' if graphs > 1 else ''} (traced; backend eager)"
 
 
-def fused_qkv(subject: Subject) -> str:
+def fused_qkv(subject: MethodUnderTest) -> str:
     """Where q, k and v are one linear, the method works too or refuses with a reason."""
     vit = subject.plain()
     merge_qkv(vit)
@@ -233,7 +233,7 @@ def _require_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
     return f"{len(shares)} gradients differ by {shares[worst]:.1e} of the largest at most"
 
 
-FORMS: dict[str, Callable[[Subject], str]] = {
+FORMS: dict[str, Callable[[MethodUnderTest], str]] = {
     "deep copy": deep_copy,
     "pickle": pickling,
     "train() and eval()": modes,

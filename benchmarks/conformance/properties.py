@@ -1,7 +1,7 @@
 """What must hold of a method as it starts and as it trains.
 
-Each property is a function of a `Subject` that returns what it measured, or raises `Broken` or
-`NothingToCheck`. Differences are absolute and of features whose entries are of the order of one.
+Each property is a function of a `MethodUnderTest` that returns what it measured, or raises
+`Broken` or `NothingToCheck`. Differences are absolute and of features whose entries are of the order of one.
 """
 
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from benchmarks.conformance.subject import (
+from benchmarks.conformance.method_under_test import (
     Broken,
-    Subject,
+    MethodUnderTest,
     changed,
     distance,
     learners,
@@ -20,8 +20,8 @@ from benchmarks.conformance.subject import (
     snapshot,
     some,
 )
-from benchmarks.protocol_parts import Recipe
-from benchmarks.recipe import make_optimizer
+from benchmarks.optim import make_optimizer
+from benchmarks.protocol import Recipe
 from soma.backbone import block_index, comes_before, parameter_role
 
 START = 1e-4  # largest difference of an exact start
@@ -29,7 +29,7 @@ NOISE = 1e-7  # gradients below this share of the largest one are rounding
 RULES = ("to_zero", "none", "to_init")
 
 
-def exact_start(subject: Subject) -> str:
+def exact_start(subject: MethodUnderTest) -> str:
     """The output is the pretrained one before training, or the method says that it is not."""
     placed, vit = subject.untrained
     got = subject.features(vit)
@@ -40,7 +40,7 @@ def exact_start(subject: Subject) -> str:
     return f"not exact, as the method says: differs by {distance(got, subject.start):.1e}"
 
 
-def seeded_start(subject: Subject) -> str:
+def seeded_start(subject: MethodUnderTest) -> str:
     """The seed decides every starting value."""
     first, second = snapshot(subject.untrained[1]), snapshot(subject.adapted()[1])
     if different := changed(first, second):
@@ -48,7 +48,7 @@ def seeded_start(subject: Subject) -> str:
     return f"{len(first)} tensors equal"
 
 
-def pretrained_keys(subject: Subject) -> str:
+def pretrained_keys(subject: MethodUnderTest) -> str:
     """Pretrained tensors keep names and shapes."""
     before, after = subject.plain().state_dict(), subject.untrained[1].state_dict()
     if lost := [name for name in before if name not in after]:
@@ -58,7 +58,7 @@ def pretrained_keys(subject: Subject) -> str:
     return f"{len(before)} keys and shapes as before"
 
 
-def declared_learn(subject: Subject) -> str:
+def declared_learn(subject: MethodUnderTest) -> str:
     """New parameters learn, pretrained ones where `trains` and `start_block` say; no others do.
 
     Asked again in training mode after a backward pass, and of the autograd graph, which also knows
@@ -90,11 +90,11 @@ def _require_learning(vit: nn.Module, declared: set[str], when: str) -> None:
         raise Broken(f"{some(wrong)} do not learn {when}, which is declared")
 
 
-def _pretrained(subject: Subject) -> set[str]:
+def _pretrained(subject: MethodUnderTest) -> set[str]:
     return {name for name, _ in subject.plain().named_parameters()}
 
 
-def _declared(subject: Subject) -> set[str]:
+def _declared(subject: MethodUnderTest) -> set[str]:
     """Names of the parameters that are to learn, whatever requires a gradient."""
     plain, (placed, vit) = subject.plain(), subject.untrained
     pretrained, start = _pretrained(subject), placed.first_block(plain)
@@ -105,7 +105,7 @@ def _declared(subject: Subject) -> set[str]:
     }
 
 
-def start_block(subject: Subject) -> str:
+def start_block(subject: MethodUnderTest) -> str:
     """Placed on the last block, nothing before it is touched."""
     last = len(subject.plain().blocks) - 1
     late = subject.from_block(last)
@@ -121,7 +121,7 @@ def start_block(subject: Subject) -> str:
     return f"from block {last}: {len(learners(vit))} tensors learn, what enters it is unchanged"
 
 
-def optimiser(subject: Subject) -> str:
+def optimiser(subject: MethodUnderTest) -> str:
     """The optimiser that the benchmark builds holds what learns, each tensor once."""
     placed, vit = subject.untrained
     found = require_learners(vit)
@@ -134,7 +134,7 @@ def optimiser(subject: Subject) -> str:
     return f"holds the {len(held)} tensors that learn, once each"
 
 
-def gradients(subject: Subject) -> str:
+def gradients(subject: MethodUnderTest) -> str:
     """After one step a gradient reaches all that learns (two zero factors starve each other)."""
     vit = subject.trace.vit
     found = require_learners(vit)
@@ -148,7 +148,7 @@ def gradients(subject: Subject) -> str:
     return f"{len(seen)} tensors, {min(seen.values()):.1e} to {max(seen.values()):.1e}{note}"
 
 
-def movement(subject: Subject) -> str:
+def movement(subject: MethodUnderTest) -> str:
     """Two steps move all that learns."""
     trace = subject.trace
     found = require_learners(trace.vit)
@@ -159,7 +159,7 @@ def movement(subject: Subject) -> str:
     return f"{len(moved)} tensors, by up to {max(moved.values()):.1e}"
 
 
-def frozen_rest(subject: Subject) -> str:
+def frozen_rest(subject: MethodUnderTest) -> str:
     """Two steps move no frozen parameter and no buffer."""
     trace = subject.trace
     declared = _declared(subject)
@@ -169,7 +169,7 @@ def frozen_rest(subject: Subject) -> str:
     return f"{len(trace.before.keys() - declared)} frozen tensors and buffers as before"
 
 
-def decay_rules(subject: Subject) -> str:
+def decay_rules(subject: MethodUnderTest) -> str:
     """The method says of each parameter that learns where weight decay pulls it."""
     placed, vit = subject.untrained
     counts = dict.fromkeys(RULES, 0)
@@ -201,7 +201,7 @@ def _leaves(output: Tensor) -> list[Tensor]:
     return found
 
 
-def _entering_last(vit: nn.Module, subject: Subject) -> Tensor:
+def _entering_last(vit: nn.Module, subject: MethodUnderTest) -> Tensor:
     """Output of the block before the last one."""
     caught = []
     handle = vit.blocks[-2].register_forward_hook(lambda module, args, y: caught.append(y))
@@ -211,7 +211,7 @@ def _entering_last(vit: nn.Module, subject: Subject) -> Tensor:
     return caught[0]
 
 
-TRAINING: dict[str, Callable[[Subject], str]] = {
+TRAINING: dict[str, Callable[[MethodUnderTest], str]] = {
     "exact start": exact_start,
     "start by seed": seeded_start,
     "pretrained keys": pretrained_keys,

@@ -6,19 +6,33 @@ labels become trainIds while they are read.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
 from benchmarks import yaml_files
-from benchmarks.data.card_files import Pair, chosen, digest, inside, listed, paired, size_of
 from benchmarks.data.download_source import Source
+from benchmarks.data.files import (
+    Pair,
+    chosen,
+    content_of,
+    digest,
+    filled,
+    inside,
+    listed,
+    listed_pairs,
+    paired,
+    size_of,
+    spelled,
+)
 from benchmarks.environment import REPOSITORY
 from benchmarks.errors import UserError, closest
+from benchmarks.protocol import Protocol
 from benchmarks.yaml_files import Strict
 
 FOLDER = REPOSITORY / "datasets"
@@ -32,14 +46,6 @@ def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-class Split(Strict):
-    """File patterns below the data set's folder; `labels` lists layouts, the usual one first."""
-
-    images: str
-    labels: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
-    count: int
-
-
 class NameList(Strict):
     """A list that is published beside the card, one image name a line, and its SHA-256."""
 
@@ -47,10 +53,29 @@ class NameList(Strict):
     sha256: str
 
 
-class LabelSplit(Split):
-    """One split with a label per pixel; `only` names its images where not all files belong."""
+class Split(Strict):
+    """One split of a data set. Patterns hold {name}, and may hold {city}, {folder} and {beta}.
 
+    Attributes:
+        images: pattern of the images below the data set's folder.
+        labels: patterns of the ground truth, one per layout, the usual one first.
+        count: number of images of the official edition.
+        only: published list of the images that belong, where not all of them do.
+        folder: names that {folder} may have, the usual one first; capitals make no difference,
+            nor does a hyphen in place of an underscore.
+        list_file: one image name a line; without, every image that fits the pattern.
+        beta: values of {beta}, the attenuation of rendered fog per metre, as file names spell them.
+        empty: whether images without a box belong to the split.
+    """
+
+    images: str
+    labels: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+    count: int
     only: NameList | None = None
+    folder: tuple[str, ...] = ()
+    list_file: str | None = None
+    beta: tuple[str, ...] = ()
+    empty: Literal["keep", "drop"] = "keep"
 
 
 class Variant(Strict):
@@ -92,17 +117,52 @@ class Label(Strict):
         return {value: train_id for train_id, values in lists for value in values}
 
 
-class DataSet(Strict):
-    """What every card says. Sizes are (height, width) in pixels; `native_size` None: they vary.
+class Boxes(Strict):
+    """How boxes are stored.
 
-    `variants` are the editions in use whose number of images is not the `count` of their split;
-    `typical_size` is what a dry run takes where sizes vary.
+    Attributes:
+        encoding: "voc_xml", an XML per image with 1-based inclusive pixels, or
+            "cityscapes_instances", an image of instance ids or the polygons it is painted from.
+        classes: names on disk in label order. ids: Cityscapes label id of each class.
     """
 
-    holds: ClassVar[str]  # the key that tells which kind of card a file is
+    encoding: Literal["voc_xml", "cityscapes_instances"]
+    classes: tuple[str, ...]
+    ids: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _ids_match(self) -> Boxes:
+        needed = len(self.classes) if self.encoding == "cityscapes_instances" else 0
+        if len(set(self.classes)) != len(self.classes) or len(set(self.ids)) != len(self.ids):
+            raise ValueError("a class or an id is listed twice")
+        if len(self.ids) != needed:
+            raise ValueError(f"{self.encoding} needs {needed} ids for {len(self.classes)} classes")
+        return self
+
+
+class Card(Strict):
+    """One data set, with a label per pixel or with boxes. Sizes are (height, width) in pixels.
+
+    Attributes:
+        name: that of the file.
+        title: name in messages and lists.
+        folder: of the data set, below the data root.
+        native_size: of every image; None where they vary.
+        typical_size: what a dry run takes where sizes vary.
+        test_sizes: name -> size at which somebody scores this data set.
+        licence: in words.
+        access: where it comes from, in words.
+        splits: name -> split.
+        variants: editions in use whose number of images is not the `count` of their split.
+        sources: of the facts in this card.
+        download: ways to get the files, the usual one first.
+        label: how labels per pixel are stored; None for a data set with boxes.
+        boxes: how boxes are stored; None for a data set with a label per pixel.
+    """
+
     name: str
     title: str
-    folder: str  # below the data root
+    folder: str
     native_size: tuple[int, int] | None
     typical_size: tuple[int, int] | None = None
     test_sizes: dict[str, tuple[int, int]]
@@ -111,10 +171,18 @@ class DataSet(Strict):
     splits: dict[str, Split]
     variants: dict[str, Variant] = Field(default_factory=dict)
     sources: tuple[str, ...]
-    download: tuple[Source, ...] = ()  # ways to get the files, the usual one first
+    download: tuple[Source, ...] = ()
+    label: Label | None = None
+    boxes: Boxes | None = None
 
     @model_validator(mode="after")
-    def _variants_differ(self) -> DataSet:
+    def _one_ground_truth(self) -> Card:
+        if (self.label is None) == (self.boxes is None):
+            raise ValueError("describes both a label and boxes, or neither; give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _variants_differ(self) -> Card:
         for name, variant in self.variants.items():
             if variant.split not in self.splits:
                 raise ValueError(f"variants.{name}: no split {variant.split!r}")
@@ -151,21 +219,28 @@ class DataSet(Strict):
         others = {name: each.count for name, each in self.variants.items() if each.split == split}
         return {"complete": self.split(split).count} | others
 
-
-AnyCard = TypeVar("AnyCard", bound=DataSet)
-
-
-class Card(DataSet):
-    """One data set with a label per pixel."""
-
-    holds: ClassVar[str] = "label"
-    splits: dict[str, LabelSplit]
-    label: Label
+    @property
+    def ground_truth(self) -> Literal["label", "boxes"]:
+        """Which of the two this card describes."""
+        return "label" if self.label else "boxes"
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names in trainId order."""
-        return tuple(self.label.classes)
+        """Class names, in the order of trainIds or of box labels."""
+        return tuple(self.label.classes) if self.label else self.boxes.classes
+
+    def path(self, root: Path, split: str, what: str, **parts: str) -> Path:
+        """Where a file lies in the usual layout and spelling.
+
+        Args:
+            root: the data root.
+            split: name of a split.
+            what: "images", "labels" or "list_file".
+            **parts: values of the placeholders, such as name="1" and city="zurich".
+        """
+        found = self.split(split)
+        pattern = found.labels[0] if what == "labels" else getattr(found, what)
+        return root / self.folder / pattern.format(folder=(*found.folder, "")[0], **parts)
 
     def label_table(self) -> np.ndarray:
         """Value on disk -> trainId, uint8 (256,).
@@ -184,16 +259,10 @@ class Card(DataSet):
             return self.label.void[0]
         return self.label.classes[self.classes[train_id]][0]
 
-    def image_path(self, root: Path, split: str, name: str, **parts: str) -> Path:
-        """Where an image lies; `parts` fill the further placeholders, e.g. city="zurich"."""
-        return root / self.folder / self.split(split).images.format(name=name, **parts)
-
-    def label_path(self, root: Path, split: str, name: str, **parts: str) -> Path:
-        """Where the ground truth of an image lies, in the usual layout."""
-        return root / self.folder / self.split(split).labels[0].format(name=name, **parts)
-
     def pairs(self, root: Path, split: str, faults: list[str] | None = None) -> list[Pair]:
-        """All images of a split with their labels, sorted by name.
+        """All images of a split with their ground truth, those without a box too, sorted by name.
+
+        The name of an image of several levels of fog ends with its level.
 
         Args:
             root: the data root.
@@ -201,26 +270,68 @@ class Card(DataSet):
             faults: takes a line for each file without its counterpart, instead of an error.
 
         Raises:
-            Absent: no image or no label at all.
-            UserError: missing folder, an image without label, a label without image, an image of a
-                published list that is not there.
+            Absent: missing folder of a domain, missing list, no image or no ground truth at all.
+            UserError: missing folder of the data set, two spellings of a domain, a list that is
+                empty or names files that are not there, an image without ground truth or the other
+                way round.
         """
-        found = self.split(split)
-        home, words = self.home(root), (self.title, self.access)
-        pairs = paired(home, found.images, found.labels, *words, faults=faults)
+        home, found = self.home(root), self.split(split)
+        words = self.title, self.access
+        spelling = spelled(home, found.folder, *words)
+        labels = tuple(filled(pattern, folder=spelling) for pattern in found.labels)
+        pairs = []
+        for beta in found.beta or ("",):
+            images = filled(found.images, folder=spelling, beta=beta)
+            if found.list_file is None:
+                level = f"_beta_{beta}" if beta else ""
+                pairs += [
+                    Pair(pair.name + level, pair.image, pair.label)
+                    for pair in paired(home, images, labels, *words, faults=faults)
+                ]
+            else:
+                file = home / filled(found.list_file, folder=spelling)
+                pairs += listed_pairs(file, home, images, labels, self.title, faults)
         if found.only is not None:
             file = FOLDER / found.only.file
             pairs = chosen(pairs, listed(file, found.only.sha256), f"{self.name}: {file}")
         return sorted(pairs, key=lambda pair: (pair.name, pair.image))
 
-    def fingerprint(self, root: Path, split: str, of: Callable[[Path], object] = size_of) -> str:
-        """SHA-256 over the sorted lines "relative path:bytes" of a split's images and labels.
+    def listing(self, root: Path, split: str) -> str | None:
+        """The list file of a split as "relative path sha256:digest"; None where it has none.
 
-        `of` gives what stands after the path, in place of the number of bytes.
+        Raises:
+            UserError: missing folder, two spellings of it, or no such file.
         """
-        home = root / self.folder
-        files = [file for pair in self.pairs(root, split) for file in (pair.image, pair.label)]
-        return digest(f"{inside(file, home)}:{of(file)}" for file in files)
+        home, found = self.home(root), self.split(split)
+        if found.list_file is None:
+            return None
+        spelling = spelled(home, found.folder, self.title, self.access)
+        file = home / filled(found.list_file, folder=spelling)
+        usual = filled(found.list_file, folder=(*found.folder, "")[0])
+        return f"{usual} sha256:{hashlib.sha256(content_of(file)).hexdigest()}"
+
+    def fingerprint(self, root: Path, split: str, of: Callable[[Path], object] = size_of) -> str:
+        """SHA-256 over the sorted lines "relative path:bytes" of images and ground truth.
+
+        With boxes two more lines hold the list with its hash and the rule for images without a box.
+        A folder of several spellings stands under its usual name. `of` gives what stands after the
+        path, in place of the number of bytes.
+
+        Raises:
+            UserError: see `pairs`.
+        """
+        home, found = self.home(root), self.split(split)
+        here, usual = spelled(home, found.folder, self.title, self.access), (*found.folder, "")[0]
+        files = {file for pair in self.pairs(root, split) for file in (pair.image, pair.label)}
+        lines = set()
+        if self.boxes:
+            lines = {f"list:{self.listing(root, split)}", f"empty:{found.empty}"}
+        for file in files:
+            path = inside(file, home)
+            if here:
+                path = usual + path.removeprefix(here)
+            lines.add(f"{path}:{of(file)}")
+        return digest(lines)
 
 
 def names() -> list[str]:
@@ -229,19 +340,36 @@ def names() -> list[str]:
 
 
 @cache
-def load_card(name: str, kind: type[AnyCard] = Card) -> AnyCard:
-    """The card `name`; `kind` is the schema that it has to fit.
+def load_card(name: str, ground_truth: Literal["label", "boxes"] | None = None) -> Card:
+    """The card `name`; `ground_truth` is what it has to describe, None for either.
 
     Raises:
-        UserError: unknown name, a card of another kind, or a file that does not fit the schema.
+        UserError: unknown name, a card that describes the other kind, or a file that does not fit
+            the schema.
     """
     if name not in names():
         raise UserError(f"unknown data set {name!r}{closest(name, names())}")
     file = FOLDER / f"{name}.yaml"
-    data = yaml_files.read(file)
-    if kind.holds not in data:
-        raise UserError(f"{file}: describes no {kind.holds}; this task needs a card that does")
-    card = yaml_files.validate(kind, data, str(file))
+    card = yaml_files.validate(Card, yaml_files.read(file), str(file))
     if card.name != name:
         raise UserError(f"{file}: name: {card.name!r} differs from the file's name; use one")
+    if ground_truth not in (None, card.ground_truth):
+        raise UserError(f"{file}: describes no {ground_truth}; this task needs a card that does")
     return card
+
+
+def classes_of(protocol: Protocol) -> tuple[str, ...]:
+    """Class names of the data sets of a protocol, which have to be the same in all of them.
+
+    Raises:
+        UserError: unknown card, a card of the other kind of ground truth, or other classes.
+    """
+    domains = (*protocol.source, *protocol.scored_domains)
+    first, *others = (load_card(domain.card, protocol.ground_truth) for domain in domains)
+    for card in others:
+        if card.classes != first.classes:
+            raise UserError(
+                f"{protocol.name}: {card.name} and {first.name} have different classes; use data "
+                "sets of one label space"
+            )
+    return first.classes

@@ -12,9 +12,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from benchmarks.data.transforms import CROP_TRIES, normalise, photometric, span
 from benchmarks.detection.settings import DetectionAugment
-from benchmarks.protocol_parts import Input
-from benchmarks.segmentation.augment import CROP_TRIES, normalise, photometric, span
+from benchmarks.protocol import Input
 
 
 def training_sample(

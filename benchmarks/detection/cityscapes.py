@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from benchmarks.data.box_cards import Boxes
+from benchmarks.data.cards import Boxes
 from benchmarks.data.loading import decoded
 from benchmarks.detection.voc import Objects, cleaned
 from benchmarks.errors import UserError

@@ -10,19 +10,22 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from benchmarks.data.box_cards import BoxCard, load_box_card
-from benchmarks.data.card_files import Pair
+from benchmarks.data.cards import Card, load_card
+from benchmarks.data.files import Pair
 from benchmarks.data.loading import Order, loaded
+from benchmarks.data.transforms import normalise, resize_to
 from benchmarks.detection import augment as augmentation
-from benchmarks.detection.reading import evaluation_pairs, learnable, read_pair, training_pairs
+from benchmarks.detection.reading import (
+    evaluation_pairs,
+    read_pair,
+    trainable_boxes,
+    training_pairs,
+)
 from benchmarks.detection.settings import DetectionAugment
+from benchmarks.distributed import WHOLE, Batch, Shard
 from benchmarks.errors import UserError
-from benchmarks.protocol import Protocol
-from benchmarks.protocol_parts import Domain, Input
+from benchmarks.protocol import Domain, Input, Protocol
 from benchmarks.seeding import stream
-from benchmarks.segmentation.augment import normalise
-from benchmarks.segmentation.reading import fit
-from benchmarks.share import WHOLE, Batch, Share
 
 
 class TrainingSamples(Dataset):
@@ -40,9 +43,9 @@ class TrainingSamples(Dataset):
         statistics: Input,
         seed: int,
     ) -> None:
-        self.pairs: list[tuple[Pair, BoxCard]] = []
+        self.pairs: list[tuple[Pair, Card]] = []
         for source in sources:
-            card = load_box_card(source.card)
+            card = load_card(source.card, "boxes")
             found = training_pairs(source, root, augment.difficult, augment.empty)
             self.pairs += [(pair, card) for pair in found]
         self.augment, self.statistics, self.seed = augment, statistics, seed
@@ -55,7 +58,7 @@ class TrainingSamples(Dataset):
             image, found = read_pair(pair, card)
         except UserError as error:
             return error
-        learnt = learnable(found, self.augment.difficult)
+        learnt = trainable_boxes(found, self.augment.difficult)
         rng = stream(self.seed, "augmentation", n)
         return augmentation.training_sample(
             image, found.boxes[learnt], found.labels[learnt], self.augment, self.statistics, rng
@@ -63,11 +66,11 @@ class TrainingSamples(Dataset):
 
 
 def batches(
-    protocol: Protocol, data_root: Path, seed: int, first: int = 0, share: Share = WHOLE
+    protocol: Protocol, data_root: Path, seed: int, first: int = 0, shard: Shard = WHOLE
 ) -> Iterator[Batch]:
     """Training batches of the iterations `first`, `first` + 1, ... up to the last of the recipe.
 
-    B is the batch of the recipe, or what is this process's `share` of it.
+    B is the batch of the recipe, or what is this process's `shard` of it.
 
     Yields:
         image float32 (B, 3, crop, crop), normalised, padded at the bottom and on the right; boxes,
@@ -81,8 +84,8 @@ def batches(
     samples = TrainingSamples(
         protocol.source, Path(data_root), protocol.augment, protocol.input, seed
     )
-    counters = share.samples(recipe.batch, first, recipe.iterations)
-    together = recipe.batch // share.world
+    counters = shard.samples(recipe.batch, first, recipe.iterations)
+    together = recipe.batch // shard.world
     return loaded(samples, counters, recipe.loader_workers, together, _collate)
 
 
@@ -92,7 +95,7 @@ class EvaluationSamples(Dataset):
     def __init__(self, domain: Domain, root: Path, statistics: Input) -> None:
         self.domain, self.statistics = domain, statistics
         self.pairs = evaluation_pairs(domain, root)
-        self.card = load_box_card(domain.card)
+        self.card = load_card(domain.card, "boxes")
 
     def __len__(self) -> int:
         """Number of images."""
@@ -105,7 +108,7 @@ class EvaluationSamples(Dataset):
             image, found = read_pair(pair, self.card)
         except UserError as error:
             return error
-        fitted = fit(image, self.domain)
+        fitted = resize_to(image, self.domain)
         height, width = (new / old for new, old in zip(fitted.shape, found.size, strict=False))
         return {
             "image": torch.from_numpy(normalise(fitted, self.statistics)),
@@ -116,9 +119,9 @@ class EvaluationSamples(Dataset):
 
 
 def evaluation_samples(
-    protocol: Protocol, data_root: Path, domain: Domain, share: Share = WHOLE
+    protocol: Protocol, data_root: Path, domain: Domain, shard: Shard = WHOLE
 ) -> Iterator[dict[str, Any]]:
-    """The samples of one domain, or of this process's `share` of it, in name order.
+    """The samples of one domain, or of this process's `shard` of it, in name order.
 
     Yields:
         image float32 (3, h, w) at test size; scale, (vertical, horizontal) test size / file size;
@@ -128,7 +131,7 @@ def evaluation_samples(
         UserError: a data folder or file is not as its card says.
     """
     samples = EvaluationSamples(domain, Path(data_root), protocol.input)
-    return loaded(samples, share.items(len(samples)), protocol.recipe.loader_workers)
+    return loaded(samples, shard.items(len(samples)), protocol.recipe.loader_workers)
 
 
 def _collate(samples: list[dict[str, np.ndarray]]) -> Batch:

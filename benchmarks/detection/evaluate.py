@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.data.box_cards import load_box_card
+from benchmarks.data.cards import load_card
 from benchmarks.detection import metrics, predictions
 from benchmarks.detection.data import evaluation_samples
 from benchmarks.detection.detections import Detections
+from benchmarks.detection.settings import DetectionProtocol
+from benchmarks.distributed import WHOLE, Shard
 from benchmarks.errors import UserError
-from benchmarks.evaluation import Evaluation
-from benchmarks.protocol import DetectionProtocol
-from benchmarks.protocol_parts import Domain
-from benchmarks.share import WHOLE, Share
+from benchmarks.protocol import Domain
+from benchmarks.tasks import Result
 
 IMAGES_PER_FORWARD = 8
 
@@ -30,13 +30,13 @@ def evaluate(
     protocol: DetectionProtocol,
     data_root: Path,
     domain: Domain,
-    share: Share = WHOLE,
-) -> Evaluation:
+    shard: Shard = WHOLE,
+) -> Result:
     """Scores the images of a domain at its test size against the boxes in its files.
 
     Metrics: those of `metrics.scores`. Files: the detections of all images, in COCO's format. The
     model is put into evaluation mode and back into the mode that it was in. Of several processes
-    each scores its `share`, and all return the whole.
+    each scores its `shard`, and all return the whole.
 
     Raises:
         UserError: a data folder or file is not as its card says; no object to be found.
@@ -44,14 +44,14 @@ def evaluate(
     training = model.training
     model.eval()
     try:
-        samples = evaluation_samples(protocol, data_root, domain, share)
-        found = share.gather(_found(model, samples))
+        samples = evaluation_samples(protocol, data_root, domain, shard)
+        found = shard.gather(_found(model, samples))
     finally:
         model.train(training)
     names = [sample["name"] for sample, _ in found]
     truth = [sample["objects"] for sample, _ in found]
     detections = [each for _, each in found]
-    classes = load_box_card(domain.card).classes
+    classes = load_card(domain.card, "boxes").classes
     scores = metrics.scores(truth, detections, classes)
     if scores[protocol.metric] is None:
         raise UserError(
@@ -59,7 +59,7 @@ def evaluate(
             f"{domain.card}"
         )
     write = partial(predictions.write, names=names, detections=detections)
-    return Evaluation(scores, {}, len(names), {".json.gz": write})
+    return Result(scores, {}, len(names), {".json.gz": write})
 
 
 def _found(

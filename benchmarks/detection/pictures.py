@@ -1,16 +1,23 @@
-"""A contact sheet of one domain: ground truth on the left, what was predicted beside it."""
+"""Contact sheets of a finished run: ground truth on the left, its predictions beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from benchmarks import yaml_files
+from benchmarks.data.cards import Card, Pair, load_card
+from benchmarks.detection import predictions
 from benchmarks.detection.detections import Detections, Objects
-from benchmarks.record import write_atomically
+from benchmarks.detection.reading import evaluation_pairs, read_pair
+from benchmarks.detection.settings import DetectionProtocol
+from benchmarks.errors import UserError
+from benchmarks.protocol import Domain
+from benchmarks.record import Record, write_atomically
 
 # RGB, told apart by colour-blind readers too (Okabe and Ito 2008, jfly.uni-koeln.de/color); the
 # last one, for a data set of eight classes, is white in place of their black.
@@ -147,3 +154,61 @@ def _grown(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """The image with background below and on the right, up to the given size."""
     below, right = height - image.shape[0], width - image.shape[1]
     return np.pad(image, ((0, below), (0, right), (0, 0)), constant_values=BACKGROUND)
+
+
+def write_sheets(path: Path, data_root: Path, out: Path, images: int) -> Iterator[Path]:
+    """Write `predictions_<domain>.png` for every scored domain of a record; no model is run.
+
+    Nobody picks the images: they are evenly spaced over the domain's list, which is in name order,
+    the first and the last among them. Boxes are those of the last iteration, kept beside the record
+    as `<record>.<domain>.json.gz`.
+
+    Args:
+        path: of the record.
+        data_root: folder of the data sets.
+        out: folder of the pictures.
+        images: how many of each domain, from 1 on; all where it has fewer.
+
+    Yields:
+        Each file, as it is written.
+
+    Raises:
+        UserError: no finished detection record, other data than its own, or a file of predictions
+            or of data that cannot be read.
+    """
+    record = Record.load(path)
+    protocol = record.cell["protocol"]
+    if protocol["task"] != "detection":
+        raise UserError(f"{path}: a record of {protocol['task']}; pictures are made of detection")
+    if record.status != "done":
+        raise UserError(f"{path}: no predictions, its cell is {record.status}; run it again")
+    for spec in (
+        spec for key in DetectionProtocol.roles.values() for spec in protocol.get(key, ())
+    ):
+        domain = yaml_files.validate(Domain, spec, str(path))
+        card, name = load_card(domain.card, "boxes"), domain.domain
+        if card.fingerprint(data_root, domain.split) != record.data.get(name):
+            raise UserError(
+                f"{data_root}: {name} is not the one that {path} was scored on; give the folder of "
+                "that one with --data-root, or run the cell again"
+            )
+        pairs = evaluation_pairs(domain, data_root)
+        found = predictions.read(path.with_suffix(f".{name}.json.gz"), [p.name for p in pairs])
+        samples = _evenly_spaced(pairs, found, card, images)
+        title = (
+            f"{name}: {record.label} seed {record.seed} ({record.placement}), {record.protocol} "
+            f"version {record.protocol_version}, engine {record.cell['engine']}, "
+            f"{len(samples)} of {len(pairs)} images"
+        )
+        file = out / f"predictions_{name}.png"
+        contact_sheet(file, title, samples, card.classes)
+        yield file
+
+
+def _evenly_spaced(
+    pairs: Sequence[Pair], found: Sequence[Detections], card: Card, count: int
+) -> list[Sample]:
+    places = np.linspace(0, len(pairs) - 1, min(count, len(pairs))).round().astype(int)
+    return [
+        Sample(pairs[place].name, *read_pair(pairs[place], card), found[place]) for place in places
+    ]

@@ -9,31 +9,31 @@ from typing import Literal
 
 import numpy as np
 
-from benchmarks.data.box_cards import BoxCard, load_box_card
-from benchmarks.data.card_files import Pair
+from benchmarks.data.cards import Card, load_card
+from benchmarks.data.files import Pair
 from benchmarks.data.loading import decoded
+from benchmarks.data.splits import evaluation_part, training_part
 from benchmarks.detection import cityscapes, voc
 from benchmarks.detection.voc import Objects
 from benchmarks.errors import UserError
-from benchmarks.protocol_parts import Domain
-from benchmarks.segmentation.reading import learnt, scored
+from benchmarks.protocol import Domain
 
 Rule = Literal["keep", "drop"]
 
 
 def training_pairs(domain: Domain, root: Path, difficult: Rule, empty: Rule) -> list[Pair]:
-    """Pairs that may be trained on: see `segmentation.reading.training_pairs`.
+    """Pairs that may be trained on: see `splits.training_part`.
 
     With `empty` "drop" those without a box to learn are left out afterwards, so that training never
     reaches into what is held out.
 
     Raises:
-        UserError: see `BoxCard.pairs` and `objects`; nothing is left to train on; `halve` is set.
+        UserError: see `Card.pairs` and `objects`; nothing is left to train on; `halve` is set.
     """
-    card = load_box_card(domain.card)
-    pairs = learnt(domain, _pairs(domain, card, root), root / card.folder)
+    card = load_card(domain.card, "boxes")
+    pairs = training_part(domain, _pairs(domain, card, root), root / card.folder)
     if empty == "drop":
-        pairs = [pair for pair in pairs if learnable(objects(pair, card), difficult).any()]
+        pairs = [pair for pair in pairs if trainable_boxes(objects(pair, card), difficult).any()]
     if not pairs:
         raise UserError(
             f"{domain.domain}: no image has a box to learn; keep empty images (augment.empty) or "
@@ -43,27 +43,27 @@ def training_pairs(domain: Domain, root: Path, difficult: Rule, empty: Rule) -> 
 
 
 def evaluation_pairs(domain: Domain, root: Path) -> list[Pair]:
-    """Pairs that are scored: see `segmentation.reading.evaluation_pairs`.
+    """Pairs that are scored: see `splits.evaluation_part`.
 
     Raises:
-        UserError: see `BoxCard.pairs` and `objects`; fewer images than are held out; `halve` is
+        UserError: see `Card.pairs` and `objects`; fewer images than are held out; `halve` is
             set.
     """
-    card = load_box_card(domain.card)
-    return scored(domain, _pairs(domain, card, root), root / card.folder)
+    card = load_card(domain.card, "boxes")
+    return evaluation_part(domain, _pairs(domain, card, root), root / card.folder)
 
 
-def _pairs(domain: Domain, card: BoxCard, root: Path) -> list[Pair]:
+def _pairs(domain: Domain, card: Card, root: Path) -> list[Pair]:
     if domain.halve:
         raise UserError(f"{domain.domain}: halve: boxes are never halved; give a test size instead")
     return split_pairs(card, root, domain.split)
 
 
-def split_pairs(card: BoxCard, root: Path, split: str) -> list[Pair]:
+def split_pairs(card: Card, root: Path, split: str) -> list[Pair]:
     """The images of a split, after its rule for images without a box.
 
     Raises:
-        UserError: see `BoxCard.pairs` and `objects`.
+        UserError: see `Card.pairs` and `objects`.
     """
     pairs = card.pairs(root, split)
     if card.split(split).empty == "keep":
@@ -71,12 +71,12 @@ def split_pairs(card: BoxCard, root: Path, split: str) -> list[Pair]:
     return [pair for pair in pairs if len(objects(pair, card))]
 
 
-def learnable(found: Objects, difficult: Rule) -> np.ndarray:
+def trainable_boxes(found: Objects, difficult: Rule) -> np.ndarray:
     """Which boxes are learnt, bool (n,)."""
     return ~found.difficult if difficult == "drop" else np.ones(len(found), dtype=bool)
 
 
-def objects(pair: Pair, card: BoxCard) -> Objects:
+def objects(pair: Pair, card: Card) -> Objects:
     """The boxes of an image.
 
     Raises:
@@ -87,7 +87,7 @@ def objects(pair: Pair, card: BoxCard) -> Objects:
     return cityscapes.read(pair.label, card.boxes)
 
 
-def read_pair(pair: Pair, card: BoxCard) -> tuple[np.ndarray, Objects]:
+def read_pair(pair: Pair, card: Card) -> tuple[np.ndarray, Objects]:
     """Image RGB uint8 (H, W, 3) and its boxes.
 
     Raises:
@@ -103,7 +103,7 @@ def read_pair(pair: Pair, card: BoxCard) -> tuple[np.ndarray, Objects]:
     return image, found
 
 
-def mended(pairs: Iterable[Pair], card: BoxCard) -> Counter:
+def mended(pairs: Iterable[Pair], card: Card) -> Counter:
     """What is handled in memory in these files, and what they hold.
 
     Keys: "clamped", "fractional", "dropped" (see `voc.Objects`), "images", "boxes", "difficult",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from benchmarks.protocol_parts import Count, Index, Positive, Range, Share
+from benchmarks.detection import engines
+from benchmarks.protocol import Count, Domain, Fraction, Index, Positive, Protocol, Range
 from benchmarks.yaml_files import Strict
 
 
@@ -31,9 +32,9 @@ class DetectionAugment(Strict):
     scale: Range
     crop: Count
     min_side: Positive
-    min_visible: Share
+    min_visible: Fraction
     negative_crops: bool
-    flip: Share
+    flip: Fraction
     photometric: bool
     difficult: Literal["keep", "drop"]
     empty: Literal["keep", "drop"]
@@ -69,10 +70,10 @@ class Matching(Strict):
         samples: boxes per image that are learnt. positive_share: at most so many of them objects.
     """
 
-    positive: Share
-    negative: Share
+    positive: Fraction
+    negative: Fraction
     samples: Count
-    positive_share: Share
+    positive_share: Fraction
 
     @model_validator(mode="after")
     def _ordered(self) -> Matching:
@@ -105,7 +106,7 @@ class Rpn(Strict):
     matching: Matching = Matching(positive=0.7, negative=0.3, samples=256, positive_share=0.5)
     before_nms: Kept = Kept(train=2000, test=1000)
     after_nms: Kept = Kept(train=1000, test=1000)
-    nms: Share = 0.7
+    nms: Fraction = 0.7
 
 
 class Roi(Strict):
@@ -132,8 +133,8 @@ class Roi(Strict):
     hidden: Count = 1024
     matching: Matching = Matching(positive=0.5, negative=0.5, samples=512, positive_share=0.25)
     weights: tuple[Positive, Positive, Positive, Positive] = (10.0, 10.0, 5.0, 5.0)
-    score: Share = 0.05
-    nms: Share = 0.5
+    score: Fraction = 0.05
+    nms: Fraction = 0.5
     detections: Count = 100
 
 
@@ -157,3 +158,45 @@ class FasterRCNN(Strict):
         if len({len(sides) for sides in self.rpn.anchors}) != 1:
             raise ValueError("rpn.anchors: every level needs as many sides; one head reads them")
         return self
+
+
+class DetectionProtocol(Protocol):
+    """A protocol of object detection with Faster R-CNN.
+
+    Attributes:
+        engine: what the detector is built from; auto takes Detectron2 where it is installed.
+        source_test: test splits of the sources, scored beside the unseen domains; nothing is chosen
+            on them.
+    """
+
+    metric: ClassVar[str] = "AP50_voc07"
+    ground_truth: ClassVar[Literal["boxes"]] = "boxes"
+    roles: ClassVar[dict[str, str]] = {
+        "validation": "validation",
+        "source": "source_test",
+        "target": "targets",
+        "extra": "extra",
+    }
+    task: Literal["detection"]
+    engine: Literal["auto", "detectron2", "torchvision"] = "auto"
+    head: FasterRCNN
+    augment: DetectionAugment
+    source_test: tuple[Domain, ...] = ()
+
+    @property
+    def engine_here(self) -> str:
+        """The engine on this machine.
+
+        Raises:
+            UserError: the protocol asks for one that is not installed.
+        """
+        return engines.resolve(self.engine)
+
+    @property
+    def engine_reason(self) -> str:
+        """One line on which engine a run takes, and why.
+
+        Raises:
+            UserError: the protocol asks for one that is not installed.
+        """
+        return engines.announcement(self.engine)

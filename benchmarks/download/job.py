@@ -15,6 +15,7 @@ from pathlib import Path
 import filelock
 import httpx2
 
+from benchmarks.console import bytes_bar
 from benchmarks.data.download_source import Archive, Source
 from benchmarks.download import clients
 from benchmarks.download.place import is_placed, place
@@ -22,7 +23,6 @@ from benchmarks.download.remote import Remote, probe
 from benchmarks.download.transfer import Report, fetch
 from benchmarks.download.unpack import SUFFIXES, unpack
 from benchmarks.errors import UserError
-from benchmarks.progress import bytes_bar
 
 WORK = ".download"  # below the data set's folder: what has arrived, notes of what is unpacked
 

@@ -12,12 +12,9 @@ import cv2
 import numpy as np
 
 from benchmarks.data.cards import IGNORE
-from benchmarks.protocol_parts import Augment, Input
-
-CROP_TRIES = 10
-BRIGHTNESS = 32.0
-CONTRAST = SATURATION = (0.5, 1.5)
-HUE = 18  # of OpenCV's 180 steps of hue
+from benchmarks.data.transforms import CROP_TRIES, normalise, photometric, span
+from benchmarks.protocol import Input
+from benchmarks.segmentation.settings import Augment
 
 
 def training_sample(
@@ -85,58 +82,10 @@ def random_crop(
     return image[rows, columns], piece
 
 
-def span(side: int, crop: int, rng: np.random.Generator) -> slice:
-    """Where a crop lies along one axis; a side that is not longer than it stays whole."""
-    start = int(rng.integers(max(side - crop, 0) + 1))
-    return slice(start, start + crop)
-
-
 def _mixed(label: np.ndarray, max_class_share: float) -> bool:
     counts = np.bincount(label.ravel(), minlength=256)
     counts[IGNORE] = 0
     return np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < max_class_share
-
-
-def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random brightness, contrast, saturation and hue, each applied with probability one half.
-
-    Contrast comes right after brightness or last, by a fair coin. Values are clipped and cast back
-    to uint8 after each step. The published recipes hold images in BGR; saturation and hue do not
-    depend on the order of the channels as long as the conversion to HSV names the right one.
-    """
-    if rng.random() < 0.5:
-        image = _scaled(image, 1.0, rng.uniform(-BRIGHTNESS, BRIGHTNESS))
-    contrast_last = rng.random() < 0.5
-    if not contrast_last:
-        image = _contrast(image, rng)
-    if rng.random() < 0.5:
-        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-        hsv[..., 1] = _scaled(hsv[..., 1], rng.uniform(*SATURATION), 0.0)
-        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
-    if rng.random() < 0.5:
-        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-        hsv[..., 0] = (hsv[..., 0].astype(np.int16) + int(rng.integers(-HUE, HUE))) % 180
-        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
-    return _contrast(image, rng) if contrast_last else image
-
-
-def _contrast(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return _scaled(image, rng.uniform(*CONTRAST), 0.0) if rng.random() < 0.5 else image
-
-
-def _scaled(values: np.ndarray, factor: float, offset: float) -> np.ndarray:
-    """`values` x `factor` + `offset`, clipped and cut off to uint8."""
-    # uint8 has 256 values: a table gives the same numbers as arithmetic on every pixel, faster
-    table = np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(offset)
-    return np.clip(table, 0, 255).astype(np.uint8)[values]
-
-
-def normalise(image: np.ndarray, statistics: Input) -> np.ndarray:
-    """RGB uint8 (H, W, 3) -> float32 (3, H, W) of (value / 255 - mean) / std."""
-    mean = np.array(statistics.mean, dtype=np.float32) * 255
-    std = np.array(statistics.std, dtype=np.float32) * 255
-    scaled = (image.astype(np.float32) - mean) / std
-    return np.ascontiguousarray(scaled.transpose(2, 0, 1))
 
 
 def pad(image: np.ndarray, label: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

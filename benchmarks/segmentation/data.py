@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from benchmarks.data.card_files import Pair
 from benchmarks.data.cards import IGNORE, Card, load_card
+from benchmarks.data.files import Pair
 from benchmarks.data.loading import Order, loaded
+from benchmarks.data.transforms import normalise, resize_to
+from benchmarks.distributed import WHOLE, Batch, Shard
 from benchmarks.errors import UserError
-from benchmarks.protocol import Protocol
-from benchmarks.protocol_parts import Augment, Domain, Input
+from benchmarks.protocol import Domain, Input, Protocol
 from benchmarks.seeding import stream
 from benchmarks.segmentation import augment as augmentation
-from benchmarks.segmentation.reading import evaluation_pairs, fit, read_pair, training_pairs
-from benchmarks.share import WHOLE, Batch, Share
+from benchmarks.segmentation.reading import evaluation_pairs, read_pair, training_pairs
+from benchmarks.segmentation.settings import Augment
 
 
 class TrainingSamples(Dataset):
@@ -40,7 +41,7 @@ class TrainingSamples(Dataset):
     ) -> None:
         self.pairs: list[tuple[Pair, Card, Domain]] = []
         for source in sources:
-            card = load_card(source.card)
+            card = load_card(source.card, "label")
             self.pairs += [(pair, card, source) for pair in training_pairs(source, root)]
         self.augment, self.statistics, self.seed = augment, statistics, seed
         self.index = Order(len(self.pairs), seed)
@@ -60,11 +61,11 @@ class TrainingSamples(Dataset):
 
 
 def batches(
-    protocol: Protocol, data_root: Path, seed: int, first: int = 0, share: Share = WHOLE
+    protocol: Protocol, data_root: Path, seed: int, first: int = 0, shard: Shard = WHOLE
 ) -> Iterator[Batch]:
     """Training batches of the iterations `first`, `first` + 1, ... up to the last of the recipe.
 
-    B is the batch of the recipe, or what is this process's `share` of it.
+    B is the batch of the recipe, or what is this process's `shard` of it.
 
     Yields:
         image float32 (B, 3, crop, crop), normalised; label int64 (B, crop, crop), 255 = ignore;
@@ -77,8 +78,8 @@ def batches(
     samples = TrainingSamples(
         protocol.source, Path(data_root), protocol.augment, protocol.input, seed
     )
-    counters = share.samples(recipe.batch, first, recipe.iterations)
-    together = recipe.batch // share.world
+    counters = shard.samples(recipe.batch, first, recipe.iterations)
+    together = recipe.batch // shard.world
     return loaded(samples, counters, recipe.loader_workers, together, _collate)
 
 
@@ -91,7 +92,7 @@ class EvaluationSamples(Dataset):
     def __init__(self, domain: Domain, root: Path, statistics: Input) -> None:
         self.domain, self.statistics = domain, statistics
         self.pairs = evaluation_pairs(domain, root)
-        self.card = load_card(domain.card)
+        self.card = load_card(domain.card, "label")
 
     def __len__(self) -> int:
         """Number of images."""
@@ -104,8 +105,8 @@ class EvaluationSamples(Dataset):
             image, label = read_pair(pair, self.card, self.domain.halve)
         except UserError as error:
             return error
-        image = fit(image, self.domain)
-        image = torch.from_numpy(augmentation.normalise(image, self.statistics))
+        image = resize_to(image, self.domain)
+        image = torch.from_numpy(normalise(image, self.statistics))
         return {
             "image": image,
             "label": label,
@@ -115,15 +116,15 @@ class EvaluationSamples(Dataset):
 
 
 def evaluation_samples(
-    protocol: Protocol, data_root: Path, domain: Domain, share: Share = WHOLE
+    protocol: Protocol, data_root: Path, domain: Domain, shard: Shard = WHOLE
 ) -> Iterator[dict[str, Any]]:
-    """The samples of one domain, or of this process's `share` of it, in name order.
+    """The samples of one domain, or of this process's `shard` of it, in name order.
 
     Raises:
         UserError: a data folder or file is not as its card says.
     """
     samples = EvaluationSamples(domain, Path(data_root), protocol.input)
-    return loaded(samples, share.items(len(samples)), protocol.recipe.loader_workers)
+    return loaded(samples, shard.items(len(samples)), protocol.recipe.loader_workers)
 
 
 def _collate(samples: list[dict[str, np.ndarray]]) -> Batch:

@@ -13,49 +13,48 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.data.cards import load_card
+from benchmarks.distributed import WHOLE, Shard
 from benchmarks.errors import UserError
-from benchmarks.evaluation import Evaluation
-from benchmarks.protocol import Protocol
-from benchmarks.protocol_parts import Domain
+from benchmarks.protocol import Domain, Protocol
 from benchmarks.segmentation import metrics
 from benchmarks.segmentation.data import evaluation_samples
 from benchmarks.segmentation.mask2former import Segmenter
-from benchmarks.share import WHOLE, Share
+from benchmarks.tasks import Result
 
 WINDOWS_PER_FORWARD = 8
 
 
 def evaluate(
-    model: Segmenter, protocol: Protocol, data_root: Path, domain: Domain, share: Share = WHOLE
-) -> Evaluation:
+    model: Segmenter, protocol: Protocol, data_root: Path, domain: Domain, shard: Shard = WHOLE
+) -> Result:
     """Scores the images of a domain at its test size against the unresized ground truth.
 
     Metrics: {"mIoU": percent, "IoU": percent per class, None where undefined}. Arrays:
     {"confusion": int32 (images, classes, classes), rows ground truth}.
 
     The model is put into evaluation mode and back into the mode that it was in. Of several
-    processes each scores its `share`, and all return the whole.
+    processes each scores its `shard`, and all return the whole.
 
     Raises:
         UserError: a data folder or file is not as its card says; no labelled pixel.
     """
-    classes = len(load_card(domain.card).classes)
+    classes = len(load_card(domain.card, "label").classes)
     training = model.training
     model.eval()
     try:
-        samples = evaluation_samples(protocol, data_root, domain, share)
+        samples = evaluation_samples(protocol, data_root, domain, shard)
         matrices = [
             metrics.confusion(label, prediction, classes)
             for label, prediction in _predictions(model, samples, protocol)
         ]
     finally:
         model.train(training)
-    per_image = np.stack(share.gather(matrices)).astype(np.int32)
+    per_image = np.stack(shard.gather(matrices)).astype(np.int32)
     try:
         scores = metrics.summary(per_image.sum(0, dtype=np.int64))
     except ValueError as error:
         raise UserError(f"{domain.domain}: {error}; check the labels of {domain.card}") from error
-    return Evaluation(scores, {"confusion": per_image}, len(per_image))
+    return Result(scores, {"confusion": per_image}, len(per_image))
 
 
 def _predictions(

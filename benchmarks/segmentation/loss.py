@@ -15,8 +15,8 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from benchmarks.data.cards import IGNORE
-from benchmarks.protocol_parts import Head
-from benchmarks.share import Part
+from benchmarks.distributed import Part
+from benchmarks.segmentation.settings import Head
 
 
 class SetLoss(nn.Module):

@@ -16,10 +16,10 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerTransformerModule,
 )
 
+from benchmarks.distributed import Batch
 from benchmarks.errors import UserError
-from benchmarks.protocol_parts import Head
 from benchmarks.segmentation.loss import SetLoss
-from benchmarks.share import Batch
+from benchmarks.segmentation.settings import Head
 
 
 class Segmenter(nn.Module):

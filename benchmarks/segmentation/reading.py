@@ -10,14 +10,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from benchmarks.data.card_files import Pair
 from benchmarks.data.cards import OUTSIDE, Card, load_card
+from benchmarks.data.files import Pair
 from benchmarks.data.loading import decoded
+from benchmarks.data.splits import evaluation_part, training_part
 from benchmarks.errors import UserError
-from benchmarks.protocol_parts import Domain
-
-# Parallelism is over runs and loader processes; OpenCV's own threads would only get in their way.
-cv2.setNumThreads(0)
+from benchmarks.protocol import Domain
 
 
 def training_pairs(domain: Domain, root: Path) -> list[Pair]:
@@ -26,24 +24,8 @@ def training_pairs(domain: Domain, root: Path) -> list[Pair]:
     Raises:
         UserError: see `Card.pairs`; nothing is left to train on.
     """
-    card = load_card(domain.card)
-    return learnt(domain, card.pairs(root, domain.split), root / card.folder)
-
-
-def learnt(domain: Domain, pairs: list[Pair], folder: Path) -> list[Pair]:
-    """Those of all pairs of a domain that may be trained on; `folder` is where they lie.
-
-    Raises:
-        UserError: an excluded pair is not there; nothing is left to train on.
-    """
-    pairs = _not_excluded(domain, pairs)
-    kept = pairs[: len(pairs) - domain.holdout] if len(pairs) > domain.holdout else []
-    if not kept:
-        raise UserError(
-            f"{domain.domain}: {len(pairs)} images, {domain.holdout} of them held out, leave none "
-            f"to train on; add images to {folder} or hold out fewer"
-        )
-    return kept[: domain.limit]
+    card = load_card(domain.card, "label")
+    return training_part(domain, card.pairs(root, domain.split), root / card.folder)
 
 
 def evaluation_pairs(domain: Domain, root: Path) -> list[Pair]:
@@ -52,33 +34,8 @@ def evaluation_pairs(domain: Domain, root: Path) -> list[Pair]:
     Raises:
         UserError: see `Card.pairs`; fewer images than are held out.
     """
-    card = load_card(domain.card)
-    return scored(domain, card.pairs(root, domain.split), root / card.folder)
-
-
-def scored(domain: Domain, pairs: list[Pair], folder: Path) -> list[Pair]:
-    """Those of all pairs of a domain that are scored; `folder` is where they lie.
-
-    Raises:
-        UserError: an excluded pair is not there; fewer images than are held out.
-    """
-    pairs = _not_excluded(domain, pairs)
-    if len(pairs) < domain.holdout:
-        raise UserError(
-            f"{domain.domain}: {len(pairs)} images are fewer than the {domain.holdout} held out; "
-            f"add images to {folder} or hold out fewer"
-        )
-    return pairs[len(pairs) - domain.holdout if domain.holdout else 0 :][: domain.limit]
-
-
-def _not_excluded(domain: Domain, pairs: list[Pair]) -> list[Pair]:
-    unknown = sorted(set(domain.exclude) - {pair.name for pair in pairs})
-    if unknown:
-        raise UserError(
-            f"{domain.domain}: exclude: no pair of {domain.card} is called {unknown[0]!r}; correct "
-            "the list"
-        )
-    return [pair for pair in pairs if pair.name not in domain.exclude]
+    card = load_card(domain.card, "label")
+    return evaluation_part(domain, card.pairs(root, domain.split), root / card.folder)
 
 
 def read_pair(
@@ -149,27 +106,3 @@ def _halved(image: Image.Image, label: np.ndarray, jpeg: bool) -> tuple[Image.Im
         image.save(buffer := BytesIO(), "JPEG")
         image = Image.open(buffer).convert("RGB")
     return image, np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
-
-
-def fit(image: np.ndarray, domain: Domain) -> np.ndarray:
-    """An image (H, W, 3) resized bilinearly to the test size of its domain; without one, itself."""
-    height, width = fitted_size(image.shape[:2], domain)
-    if (height, width) == image.shape[:2]:
-        return image
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-
-
-def fitted_size(size: tuple[int, int], domain: Domain) -> tuple[int, int]:
-    """(height, width) at which a domain scores an image of `size`, in pixels.
-
-    With `keep_ratio` the result is the largest one that fits inside.
-    """
-    if domain.size is None:
-        return size
-    height, width = domain.size
-    if domain.turn and size[0] > size[1]:
-        height, width = width, height
-    if domain.keep_ratio:
-        scale = min(height / size[0], width / size[1])
-        height, width = (int(side * scale + 0.5) for side in size)
-    return height, width

@@ -1,0 +1,35 @@
+"""The command `check`: is a method implemented correctly?"""
+
+import time
+from collections import Counter
+from typing import Annotated
+
+import typer
+
+COLOURS = {"pass": "green", "fail": "bold red", "n/a": "yellow"}
+
+
+def check(
+    method: Annotated[str, typer.Argument(help="A name, path/to/file.py:Class or hf:Name.")],
+) -> None:
+    """Check METHOD on small random backbones: one line per property, exit code 1 if one fails."""
+    started = time.perf_counter()
+    from rich.console import Console
+
+    from benchmarks.conformance.check import KINDS, check_method
+    from benchmarks.methods import make_method
+
+    made, console = make_method(method, {}), Console(highlight=False)
+    counts: Counter[str] = Counter()
+    for kind in KINDS:
+        console.print(f"{method} on a backbone with {kind}", style="bold", markup=False)
+        for finding in check_method(made, kind):
+            counts[finding.verdict] += 1
+            line = f"  {finding.verdict:<5} {finding.property:<26} {finding.measured}"
+            style = COLOURS[finding.verdict]
+            console.print(line, style=style, markup=False, soft_wrap=True)
+    verdicts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in COLOURS)
+    seconds = time.perf_counter() - started
+    console.print(f"{method}: {verdicts}; {seconds:.1f} s", markup=False)
+    if counts["fail"] or not counts["pass"]:
+        raise typer.Exit(1)

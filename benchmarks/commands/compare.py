@@ -1,0 +1,68 @@
+"""The command `compare`: one method beside the fixed baselines."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks import console
+from benchmarks.commands import arguments, training
+from benchmarks.commands.arguments import (
+    REFERENCE,
+    RUNS,
+    DataRoot,
+    Device,
+    Mode,
+    Out,
+    PlacementName,
+    Profile,
+    Seeds,
+    Settings,
+)
+from benchmarks.report.spec import load_table
+
+
+def compare(
+    method: Annotated[str, typer.Argument(help="A name, path/to/file.py:Class or hf:Name.")],
+    table: Annotated[str, typer.Option(help="The table whose rows are the baselines.")] = "table1",
+    profile: Profile = "mini",
+    seeds: Seeds = "",
+    placement: PlacementName = "default",
+    mode: Mode = "controlled",
+    settings: Settings = [],  # noqa: B006 - typer copies it
+    workers: Annotated[int, typer.Option(min=1, help="Cells trained side by side.")] = 2,
+    device: Device = "cpu",
+    data_root: DataRoot = None,
+    out: Out = RUNS,
+    against: Annotated[Path, typer.Option(help="Records of the fixed baselines.")] = REFERENCE,
+    replace: Annotated[
+        bool, typer.Option(help="Run again what failed or was recorded before METHOD changed.")
+    ] = False,
+) -> None:
+    """Check METHOD, train its row of TABLE, and say what is larger than seed noise.
+
+    The baselines are the committed records, which are never run again.
+    """
+    from benchmarks.cell import prepare
+    from benchmarks.report import compare as comparison
+
+    spec = load_table(table)
+    protocol = spec.protocol(profile)
+    cells = training.cells(protocol, [method], seeds, placement, mode, settings)
+    how = f"python -m benchmarks sweep {table} --profile {profile} --out DIR"
+    fixed = comparison.baselines(against, cells, out, how)
+    root = arguments.data_root(protocol, data_root)
+    cells = prepare(cells, root, out)
+    comparison.check_data(fixed, cells, root)
+    todo = comparison.missing(fixed, cells, out, replace)
+    arguments.announce(protocol)
+    if comparison.nonconforming(cells[0], console.say):
+        console.say("nothing was trained; `python -m benchmarks check` shows every property")
+        raise typer.Exit(1)
+    if replace:
+        comparison.clear(todo, out)
+    training.train_missing(todo, out, root, device, workers)
+    mine = comparison.records_of(cells, fixed, out)
+    print(comparison.answer(spec, fixed, cells, mine), end="")
+    if any(record.status == "failed" for record in mine):
+        raise typer.Exit(1)

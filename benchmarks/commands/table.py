@@ -1,0 +1,61 @@
+"""The command `table`: records as a table."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.commands import arguments
+from benchmarks.commands.arguments import REFERENCE, Methods, Mode, Profile, Seeds
+from benchmarks.errors import UserError, closest
+from benchmarks.record import load_records, write_atomically
+
+
+def table(
+    table: str,
+    profile: Profile = "mini",
+    records: Annotated[Path, typer.Option(help="Default: the committed reference.")] = REFERENCE,
+    against: Annotated[Path | None, typer.Option(help="Records to compare row by row.")] = None,
+    form: Annotated[str, typer.Option("--format", help="md, csv, tex or json.")] = "md",
+    selection: Annotated[str, typer.Option(help="last, source-val, target-oracle.")] = "",
+    reference: Annotated[str, typer.Option(help="Row that differences are taken to.")] = "",
+    placement: Annotated[str, typer.Option(help="default, both, a name; all recorded.")] = "",
+    seeds: Seeds = "",
+    methods: Methods = "",
+    mode: Mode = "controlled",
+    write: Annotated[Path | None, typer.Option(help="Folder for .md, .csv and .tex.")] = None,
+    data_root: Annotated[Path | None, typer.Option(hidden=True)] = None,  # the same flags as sweep
+) -> None:
+    """Print TABLE from records; trains nothing."""
+    from benchmarks.report import spec as table_spec
+    from benchmarks.report import table as tables
+    from benchmarks.report.formats import FORMATS, render
+
+    spec = table_spec.load_table(table)
+    protocol = spec.protocol(profile)
+    if form not in FORMATS:
+        raise UserError(f"--format {form}: no such format{closest(form, FORMATS)}")
+    protocol.changes_for("", mode)  # an unknown mode would look like a table without records
+    for folder in (records, against):
+        if folder is not None and not folder.is_dir():
+            raise UserError(f"{folder}: no such folder of records")
+    request = tables.Request(
+        mode=mode,
+        placements=arguments.placements(protocol, placement) or None,
+        seeds=arguments.numbers(seeds) or None,
+        methods=arguments.names(methods) or None,
+        reference=reference or None,
+        selections=arguments.names(selection),
+    )
+    built = tables.build(
+        spec,
+        protocol,
+        load_records(records, protocol.name, mode),
+        table_spec.published(spec.published),
+        request,
+        load_records(against, protocol.name, mode) if against else None,
+    )
+    print(render(built, form), end="")
+    for ending in ("md", "csv", "tex") if write else ():
+        text = render(built, ending).encode()
+        write_atomically(write / f"{spec.name}.{ending}", lambda file, text=text: file.write(text))

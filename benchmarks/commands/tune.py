@@ -1,0 +1,68 @@
+"""The command `tune`: learning rate and weight decay, on held-out source images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks import console
+from benchmarks.commands import arguments, training
+from benchmarks.commands.arguments import (
+    RUNS,
+    DataRoot,
+    Device,
+    Out,
+)
+from benchmarks.environment import REPOSITORY
+from benchmarks.errors import UserError
+from benchmarks.protocol import EQUAL_BUDGET
+from benchmarks.tasks import load_protocol
+
+DEFAULT_RATES = "1e-4,3e-4,1e-3,3e-3"
+
+
+def tune(
+    protocol: Annotated[str, typer.Argument(help="Its sources alone are read and scored.")],
+    methods: Annotated[str, typer.Option(help="Such as soma,my_method.py:MyMethod.")],
+    rates: Annotated[str, typer.Option(help="Learning rates of the backbone.")] = DEFAULT_RATES,
+    decays: Annotated[str, typer.Option(help="Weight decays; default: the protocol's.")] = "",
+    seed: Annotated[int, typer.Option(help="Of all trials; none of the protocol's.")] = 100,
+    workers: Annotated[int, typer.Option(min=1, help="Trials side by side.")] = 2,
+    device: Device = "cpu",
+    data_root: DataRoot = None,
+    out: Out = RUNS,
+    summary: Annotated[
+        Path | None, typer.Option(help="Default: where --recipe equal-budget looks for it.")
+    ] = None,
+) -> None:
+    """Choose learning rate and weight decay on held-out source images, on one grid per method.
+
+    Trials that have a record are not run again. The summary keeps the rows of other methods.
+    """
+    from benchmarks import tuning
+    from benchmarks.cell import prepare
+
+    whole = load_protocol(protocol)
+    held_out = tuning.source_only(whole)
+    grid = arguments.reals(rates, "--rates"), arguments.reals(decays, "--decays")
+    asked = dict.fromkeys(arguments.names(methods))
+    cells = [cell for method in asked for cell in tuning.cells(held_out, method, *grid, seed)]
+    if not cells:
+        raise UserError("no trials: give --methods and --rates")
+    root = arguments.data_root(whole, data_root)
+    arguments.announce(whole)
+    cells = prepare(cells, root, out)
+    training.train_missing(cells, out, root, device, workers)
+    summary = summary or REPOSITORY / whole.modes[EQUAL_BUDGET].trials
+    chosen, without = tuning.update(summary, whole, cells, out)
+    for trial in chosen:
+        rate = "-" if trial.backbone_lr is None else f"{trial.backbone_lr:g}"
+        print(
+            f"{trial.method:<14} backbone_lr {rate:<8} weight_decay {trial.weight_decay:<8g} "
+            f"{whole.metric} {trial.score:.2f}"
+        )
+    print(summary)
+    for label, reason in without.items():
+        console.say(f"{label}: none of its trials gave a score: {reason or f'no {whole.metric}'}")
+    if without:
+        raise typer.Exit(1)

@@ -1,0 +1,94 @@
+"""The command `verify`: is a data set complete, sound and the one we mean?"""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from benchmarks.errors import UserError
+from benchmarks.record import write_atomically
+
+if TYPE_CHECKING:
+    from benchmarks.verify import Report, Summary
+
+
+SHOWN = 10  # faults
+
+
+def verify(
+    card: Annotated[str, typer.Argument(help="A data set; `list datasets` names them.")],
+    root: Annotated[Path, typer.Option(help="Data root: the folder of all data sets.")],
+    split: Annotated[list[str], typer.Option(help="Default: all; repeatable.")] = [],  # noqa: B006
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read.")] = 2,
+    partial: Annotated[
+        bool, typer.Option(help="Splits may be missing and hold any number of images.")
+    ] = False,
+    write: Annotated[Path | None, typer.Option(help="JSON file for what was found.")] = None,
+) -> None:
+    """Read every file of the data set CARD below ROOT: is it complete, sound and the one we mean?
+
+    The fingerprints are those of records. Exit code 2, and nothing written, if there are faults.
+    """
+    from benchmarks import verify as verification
+    from benchmarks.data.cards import load_card
+
+    found = load_card(card)
+    splits = tuple(dict.fromkeys(split or found.splits))
+    try:
+        report = verification.verify(found, root, splits, workers, partial)
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}; is this the data root?") from None
+    pace = report.images / report.seconds
+    print(f"{report.images} images in {report.seconds:.1f} s, {pace:.0f} images/s", file=sys.stderr)
+    if report.faults:
+        for fault in report.faults[:SHOWN]:
+            print(f"fault: {fault}", file=sys.stderr)
+        count, shown = len(report.faults), min(len(report.faults), SHOWN)
+        raise UserError(f"{card}: faults: {count}, shown above: {shown}; mend and verify again")
+    print(_text(report))
+    if write:
+        _write(write, card, report)
+
+
+def _text(report: "Report") -> str:
+    """A line per split, then what else is worth knowing about each."""
+    from tabulate import tabulate
+
+    rows, notes = [], [f"{split}: left out: {why}" for split, why in report.absent.items()]
+    for split, found in report.splits.items():
+        edition = found.edition or "no known edition"
+        rows.append((split, found.images, edition, _sizes(found), found.fingerprint))
+        notes += [f"{split}: {note}" for note in _notes(found)]
+    headers = ("split", "images", "edition", "size", "fingerprint")
+    return "\n".join([tabulate(rows, headers, tablefmt="plain"), *notes])
+
+
+def _sizes(found: "Summary") -> str:
+    first, *others = sorted(found.sizes, key=found.sizes.__getitem__, reverse=True)
+    return f"{first}, {len(others)} others" if others else first
+
+
+def _notes(found: "Summary") -> Iterator[str]:
+    if found.listing:
+        yield f"list {found.listing}"
+    if found.counted == "boxes":
+        parts = ", ".join(f"{name} {count}" for name, count in found.classes.items())
+        yield f"{sum(found.classes.values())} boxes ({parts})"
+    elif missing := [name for name, count in found.classes.items() if not count]:
+        yield f"no pixel of {', '.join(missing)}"
+    if found.empty:
+        yield f"{found.empty} images without {found.counted} of any class"
+    if found.mended:
+        parts = ", ".join(f"{count} {what}" for what, count in sorted(found.mended.items()))
+        yield f"boxes mended in memory while reading: {parts}"
+
+
+def _write(file: Path, card: str, report: "Report") -> None:
+    splits = {split: asdict(found) for split, found in report.splits.items()}
+    text = json.dumps({"card": card, "splits": splits}, indent=1) + "\n"
+    write_atomically(file, lambda opened: opened.write(text.encode()))
+    print(file)

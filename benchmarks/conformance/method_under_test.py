@@ -1,0 +1,172 @@
+"""A method on one small backbone, and how it is trained and measured for the conformance checks."""
+
+import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.conformance.vits import DEPTH, build_vit, draw_images
+from soma import Method, adapt
+
+RATE, STEPS = 1e-2, 4  # of Adam, for the checks that want a trained adapter
+
+
+class Broken(Exception):
+    """A property does not hold; the message says what was measured."""
+
+
+class NothingToCheck(Exception):
+    """A property says nothing about this method; the message says why."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A backbone after two steps, with its gradients, and its tensors before and after them."""
+
+    vit: nn.Module
+    before: dict[str, Tensor]
+    after: dict[str, Tensor]
+
+
+class MethodUnderTest:
+    """A method on one kind of backbone. Every call starts again from the same pretrained weights.
+
+    Attributes:
+        method: as given, its `start_block` a share or an index.
+        images: the batch that everything is measured on, (3, 3, 32, 32).
+    """
+
+    def __init__(self, method: Method, kind: str, depth: int = DEPTH) -> None:
+        self.method, self.kind = method, kind
+        self.images = draw_images()
+        self._plain = build_vit(kind, depth=depth)
+        self._readout: Tensor | None = None
+
+    def from_block(self, index: int, depth: int = DEPTH) -> "MethodUnderTest":
+        """The same with another `start_block`, and on so many blocks."""
+        return MethodUnderTest(replace(self.method, start_block=index), self.kind, depth)
+
+    def plain(self) -> nn.Module:
+        """The pretrained backbone, q, k and v apart, in eval mode."""
+        return copy.deepcopy(self._plain)
+
+    @cached_property
+    def start(self) -> Tensor:
+        """Features of the pretrained backbone."""
+        return self.features(self._plain)
+
+    def adapted(self, vit: nn.Module | None = None, seed: int = 11) -> tuple[Method, nn.Module]:
+        """The method as placed, and the backbone (a fresh one, unless given) that it is on."""
+        vit = self.plain() if vit is None else vit
+        torch.manual_seed(seed)
+        return adapt(self.method, vit), vit
+
+    def trained(self) -> tuple[Method, nn.Module]:
+        """As `adapted`, after `STEPS` steps and back in eval mode."""
+        placed, vit = self.adapted()
+        self.train(vit, STEPS)
+        return placed, vit.eval()
+
+    @cached_property
+    def untrained(self) -> tuple[Method, nn.Module]:
+        """One of `adapted`, for properties that leave it as it is."""
+        return self.adapted()
+
+    @cached_property
+    def example(self) -> tuple[Method, nn.Module]:
+        """One of `trained`, for properties that leave it as it is."""
+        return self.trained()
+
+    def train(self, vit: nn.Module, steps: int) -> None:
+        """Steps of Adam on the loss; the gradients of the last one stay."""
+        learning = learners(vit)
+        vit.train()
+        torch.manual_seed(13)  # of dropout
+        optimizer = torch.optim.Adam(learning.values(), lr=RATE) if learning else None
+        for _ in range(steps if optimizer else 0):
+            optimizer.zero_grad()
+            self.loss(vit.forward_features(self.images)).backward()
+            optimizer.step()
+
+    @cached_property
+    def trace(self) -> "Trace":
+        """What two steps do."""
+        _, vit = self.adapted()
+        before = snapshot(vit)
+        self.train(vit, 2)
+        return Trace(vit, before, snapshot(vit))
+
+    @torch.no_grad()
+    def features(self, vit: nn.Module, images: Tensor | None = None) -> Tensor:
+        """What the backbone returns for the images, without gradient."""
+        return vit.forward_features(self.images if images is None else images)
+
+    def loss(self, features: Tensor) -> Tensor:
+        """A fixed random linear read-out of all features."""
+        if self._readout is None:
+            generator = torch.Generator().manual_seed(3)
+            self._readout = torch.randn(features.shape, generator=generator)
+        return (features.float() * self._readout).sum()
+
+
+def learners(vit: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> parameter of what requires a gradient, shared ones once."""
+    return {name: p for name, p in vit.named_parameters() if p.requires_grad}
+
+
+def require_learners(vit: nn.Module) -> dict[str, nn.Parameter]:
+    """As `learners`.
+
+    Raises:
+        NothingToCheck: nothing learns.
+    """
+    if not (found := learners(vit)):
+        raise NothingToCheck("nothing learns")
+    return found
+
+
+@torch.no_grad()
+def nudge(vit: nn.Module) -> None:
+    """Move what learns, or everything where nothing does."""
+    torch.manual_seed(17)
+    for parameter in (learners(vit) or dict(vit.named_parameters())).values():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+
+
+def snapshot(vit: nn.Module) -> dict[str, Tensor]:
+    """Copies of all parameters and buffers, under every name that they have."""
+    named = [*vit.named_parameters(remove_duplicate=False), *vit.named_buffers()]
+    return {name: value.detach().clone() for name, value in named}
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> list[str]:
+    """Names that came, went or hold other values."""
+    same = {name for name in before.keys() & after.keys() if torch.equal(before[name], after[name])}
+    return sorted((before.keys() | after.keys()) - same)
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    """The largest absolute difference; of unequal shapes, infinite."""
+    if one.shape != other.shape:
+        return float("inf")
+    return (one.float() - other.float()).abs().max().item()
+
+
+def require_close(what: str, one: Tensor, other: Tensor, limit: float) -> str:
+    """`what` with the largest difference, in words.
+
+    Raises:
+        Broken: it is above `limit`, or not a number.
+    """
+    found = distance(one, other)
+    if not found <= limit:
+        raise Broken(f"{what} differs by {found:.1e}, above {limit:.0e}")
+    return f"{what} differs by {found:.1e} (at most {limit:.0e})"
+
+
+def some(names: list[str], shown: int = 3) -> str:
+    """The first names of a list, and how many more there are."""
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,386 @@
+"""What a cell would take, measured on a few rendered images with random weights, and projected."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from tabulate import tabulate
+
+from benchmarks import artifacts
+from benchmarks import backbones as weights
+from benchmarks.backbones import FOLDER, checked
+from benchmarks.cell import Cell
+from benchmarks.data.cards import load_card
+from benchmarks.data.transforms import resized_shape
+from benchmarks.distributed import check_batch, configure_process, make_fabric
+from benchmarks.environment import environment
+from benchmarks.errors import UserError
+from benchmarks.memory import PeakMemory, give_back_freed_blocks
+from benchmarks.protocol import HUB, RANDOM, Backbone, Domain, Protocol
+from benchmarks.record import Parameters
+from benchmarks.run import build, make_training
+from benchmarks.tasks import Task, task_of
+from benchmarks.train import NotFinite, Training
+from benchmarks.worlds import scenes, stand_in, weather
+from soma.method import NotApplicable
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of one data set: its number of images, as found or else as its card says."""
+
+    images: int
+    found: bool
+    words: str
+
+
+Splits = dict[tuple[str, str], Split]  # by names of card and split
+
+
+def data(protocol: Protocol, root: Path | None) -> Splits:
+    """What is there of each split that the protocol learns from or scores.
+
+    Args:
+        protocol: what would be run.
+        root: folder of the data sets, where it is known.
+    """
+    scored = protocol.scored_domains
+    wanted = {(domain.card, domain.split): None for domain in (*protocol.source, *scored)}
+    return {(card, split): _split(protocol, root, card, split) for card, split in wanted}
+
+
+def _split(protocol: Protocol, root: Path | None, name: str, split: str) -> Split:
+    card = load_card(name)
+    expected = card.split(split).count
+    way = "scripts/download_datasets.sh --list names ways to get it"
+    if protocol.data_root is not None:
+        way = "python -m benchmarks mini render makes it"
+    if root is None:
+        return Split(expected, False, f"missing: say with --data-root where {card.title} is; {way}")
+    if not (root / card.folder).is_dir():
+        return Split(expected, False, f"missing: no folder {root / card.folder}; {way}")
+    try:
+        found = len(card.pairs(root, split))
+    except UserError as error:
+        return Split(expected, False, f"missing: {error}")
+    return Split(found, True, f"{found:,} images in {root / card.folder}")
+
+
+def scored_images(domain: Domain, total: int) -> int:
+    """How many of the `total` images of its split a domain scores."""
+    count = domain.holdout or total - len(domain.exclude)
+    return min(count, domain.limit) if domain.limit else count
+
+
+def backbone(spec: Backbone) -> str:
+    """Whether the weights of a backbone are here, in words."""
+    if spec.weights == RANDOM:
+        return "random, as the protocol says"
+    try:
+        if spec.weights != HUB:
+            file = FOLDER / spec.weights
+        elif (file := weights.in_cache(spec.name)) is None:
+            repository, name, _ = weights.on_hub(spec.name)
+            return f"missing: a run fetches {name} of {repository} from the hub at its start"
+        return f"{file}, SHA-256 {checked(file, spec.sha256)[:16]}..."
+    except UserError as error:
+        return f"missing: {error}"
+
+
+STEPS = 2  # the first one warms up
+IMAGES = 2  # of each source
+
+
+class CannotRun(UserError):
+    """This cell cannot be run here; others of its protocol may."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds and peak bytes (None where the system does not tell) of a cell's parts.
+
+    Attributes:
+        steps: seconds of each training step. domain, size: what the test image was of, and its
+            (height, width). hardware: the device in words.
+    """
+
+    adapt_seconds: float
+    steps: list[float]
+    image_seconds: float
+    domain: str
+    size: tuple[int, int]
+    peaks: dict[str, int | None]
+    parameters: Parameters
+    hardware: str
+
+
+def measure(cell: Cell, device: str) -> Measured:
+    """Build the cell's model, train it for `STEPS` steps and score one image of the largest size.
+
+    Args:
+        cell: what would be run; its data and its weights need not be there.
+        device: as in `run.run_cell`.
+
+    Raises:
+        CannotRun: the method does not fit the backbone, a loss is not finite, or memory of the
+            device does not suffice.
+        UserError: device, protocol or method do not fit.
+    """
+    protocol = _without_files(cell.protocol)
+    cell = replace(cell, protocol=protocol)
+    check_batch(protocol.recipe, 1)
+    fabric = make_fabric(device, protocol.recipe.precision)
+    configure_process(fabric, protocol.recipe.threads)
+    if fabric.device.type == "cpu":
+        give_back_freed_blocks()  # a run keeps them, which is faster and takes more memory
+    task = task_of(protocol)
+    try:
+        with tempfile.TemporaryDirectory() as folder, _splits_not_kept():
+            return _measure(cell, task, fabric, Path(folder))
+    except (NotApplicable, NotFinite) as error:
+        raise CannotRun(f"{cell.label} on {protocol.name}: {error}") from error
+    except torch.OutOfMemoryError as error:
+        raise CannotRun(
+            f"{cell.label} on {protocol.name}: the memory of {device} does not suffice; try --set "
+            "recipe.accumulate=2 or --set recipe.activation_checkpointing=true"
+        ) from error
+
+
+def _without_files(protocol: Protocol) -> Protocol:
+    """Random weights; every image of a domain, few as they are; no idle loader processes."""
+    whole = {"holdout": 0, "exclude": (), "limit": None}
+    source = tuple(domain.model_copy(update=whole) for domain in protocol.source)
+    random = {"weights": RANDOM, "sha256": None, "resize": None}
+    backbone = protocol.backbone.model_copy(update=random)
+    loaders = min(protocol.recipe.loader_workers, os.cpu_count() or 1)
+    recipe = protocol.recipe.model_copy(update={"loader_workers": loaders})
+    changes = {"backbone": backbone, "source": source, "recipe": recipe}
+    return protocol.model_copy(update=changes)
+
+
+@contextmanager
+def _splits_not_kept() -> Iterator[None]:
+    before = os.environ.get("SOMA_CACHE")
+    os.environ["SOMA_CACHE"] = ""
+    try:
+        yield
+    finally:
+        del os.environ["SOMA_CACHE"]
+        if before is not None:
+            os.environ["SOMA_CACHE"] = before
+
+
+def _measure(cell: Cell, task: Task, fabric: Fabric, folder: Path) -> Measured:
+    protocol, memory = cell.protocol, PeakMemory(fabric.device)
+    scored = max(protocol.scored_domains, key=lambda domain: pixels_of(protocol, domain))
+    scored = scored.model_copy(update={"holdout": 0, "exclude": (), "limit": 1})
+    for domain in {(each.card, each.split): each for each in (*protocol.source, scored)}.values():
+        card, size = load_card(domain.card), native_size(protocol, domain)
+        stand_in.write_split(card, folder, domain.split, size, IMAGES)
+    adapted = build(cell, task)
+    training = make_training(cell, adapted, fabric)
+    few = protocol.recipe.model_copy(update={"iterations": STEPS})
+    few_steps = protocol.model_copy(update={"recipe": few})
+    training.state.model.train()
+    with memory.phase("train"), closing(task.batches(few_steps, folder, cell.seed)) as batches:
+        for _ in range(STEPS):
+            training.step(batches)
+    with memory.phase("evaluate"):
+        seconds = _score(training, task, protocol, folder, scored)
+    found = environment()
+    hardware = found.cpu if fabric.device.type == "cpu" else found.gpu
+    return Measured(
+        adapt_seconds=adapted.seconds,
+        steps=training.state.history.seconds,
+        image_seconds=seconds,
+        domain=scored.domain,
+        size=_test_size(protocol, scored),
+        peaks=memory.peaks,
+        parameters=artifacts.parameters(training.state.model),
+        hardware=f"{fabric.device} ({hardware}, {found.threads} threads)",
+    )
+
+
+def _score(
+    training: Training, task: Task, protocol: Protocol, folder: Path, domain: Domain
+) -> float:
+    """Seconds that scoring `domain` takes; on a GPU the second time: the first chooses kernels."""
+    model = training.state.model
+    for _ in range(1 if training.fabric.device.type == "cpu" else 2):
+        started = time.perf_counter()
+        training.evaluate(lambda _: task.evaluate(model, protocol, folder, domain))
+    return time.perf_counter() - started
+
+
+def native_size(protocol: Protocol, domain: Domain) -> tuple[int, int]:
+    """(height, width) of the files of a domain; a protocol with a folder of its own reads worlds.
+
+    Raises:
+        UserError: the card states no size.
+    """
+    card = load_card(domain.card)
+    if protocol.data_root is not None:
+        return weather.SIZE if card.boxes else scenes.SIZE
+    size = card.native_size or card.typical_size
+    if size is None:
+        raise UserError(f"datasets/{card.name}.yaml: sizes vary; give a typical_size (dry runs)")
+    return size
+
+
+def _test_size(protocol: Protocol, domain: Domain) -> tuple[int, int]:
+    height, width = native_size(protocol, domain)
+    read = (height // 2, width // 2) if domain.halve else (height, width)
+    return resized_shape(read, domain)
+
+
+def pixels_of(protocol: Protocol, domain: Domain) -> int:
+    """Of an image of `domain`, at its test size."""
+    height, width = _test_size(protocol, domain)
+    return height * width
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Hours of a whole cell, from one step and one image; other test sizes in proportion to pixels.
+
+    Attributes:
+        adapt, train, evaluate: hours. evaluations: how often everything is scored. images: each
+            time.
+    """
+
+    adapt: float
+    train: float
+    evaluate: float
+    evaluations: int
+    images: int
+
+    @property
+    def total(self) -> float:
+        """Hours of the whole cell."""
+        return self.adapt + self.train + self.evaluate
+
+
+def project(protocol: Protocol, measured: Measured, splits: Splits) -> Projection:
+    """What a cell would take, on as many images as `splits` hold."""
+    recipe, images, pixels = protocol.recipe, 0, 0
+    for domain in protocol.scored_domains:
+        count = scored_images(domain, splits[domain.card, domain.split].images)
+        images += count
+        pixels += count * pixels_of(protocol, domain)
+    evaluations = len({*recipe.evaluate_at, recipe.iterations})
+    height, width = measured.size
+    seconds_per_pixel = measured.image_seconds / (height * width)
+    return Projection(
+        adapt=measured.adapt_seconds / 3600,
+        train=recipe.iterations * measured.steps[-1] / 3600,
+        evaluate=evaluations * pixels * seconds_per_pixel / 3600,
+        evaluations=evaluations,
+        images=images,
+    )
+
+
+def print_cell(cell: Cell, device: str, root: Path | None) -> None:
+    """Measure a cell on `device`, print that, what it comes to, and what the real run lacks.
+
+    Args:
+        cell: what would be run.
+        device: as in `run.run_cell`.
+        root: folder of the data sets, where it is known.
+
+    Raises:
+        UserError: as `measure`.
+    """
+    measured, splits = measure(cell, device), data(cell.protocol, root)
+    print(f"dry run of {cell} under {cell.protocol.name}: random weights, rendered images")
+    print(tabulate(_measured(cell.protocol, measured), tablefmt="plain"))
+    print("\nprojected from the last step and the one image, other test sizes by their pixels")
+    print(tabulate(_projected(cell.protocol, measured, splits), tablefmt="plain"))
+    print("\nfor the real run")
+    print(tabulate(_needed(cell.protocol, splits), tablefmt="plain"))
+
+
+def _measured(protocol: Protocol, measured: Measured) -> Iterator[tuple[str, str]]:
+    counts, (height, width) = measured.parameters, measured.size
+    yield "device", measured.hardware
+    yield (
+        "parameters",
+        f"{counts.backbone_trainable:,} of {counts.backbone_total:,} in the backbone learn, and "
+        f"{counts.head:,} in the head",
+    )
+    yield "adapting", f"{measured.adapt_seconds:.1f} s, no decomposition kept from before"
+    first, last = measured.steps[0], measured.steps[-1]
+    yield (
+        "training step",
+        f"{last:.3g} s (the first one {first:.3g} s), batch {protocol.recipe.batch}, peak memory "
+        f"{_memory(measured, 'train')}",
+    )
+    yield (
+        "test image",
+        f"{measured.image_seconds:.3g} s, {width}x{height} ({measured.domain}), peak memory "
+        f"{_memory(measured, 'evaluate')}",
+    )
+
+
+def _projected(protocol: Protocol, measured: Measured, splits: Splits) -> Iterator[tuple[str, str]]:
+    hours, steps = project(protocol, measured, splits), protocol.recipe.iterations
+    counted = "" if all(split.found for split in splits.values()) else ", as cards count them"
+    yield "training", f"{_hours(hours.train)}, {steps:,} steps"
+    times = f"{hours.evaluations} x {hours.images:,} images{counted}"
+    yield "evaluation", f"{_hours(hours.evaluate)}, {times}"
+    yield "whole cell", f"{_hours(hours.total)} on this device"
+
+
+def _needed(protocol: Protocol, splits: Splits) -> Iterator[tuple[str, str]]:
+    for (card, split), there in splits.items():
+        yield f"{card} {split}", there.words
+    yield "weights", backbone(protocol.backbone)
+    if protocol.starts_from:
+        yield "first stage", f"the record of {protocol.starts_from}, its weights beside it"
+    if protocol.engine_reason:
+        yield "engine", protocol.engine_reason.removeprefix("engine ")
+
+
+def print_table(cells: list[Cell], device: str, root: Path | None) -> None:
+    """Measure cells of one protocol; print a line for each, and below why some cannot be run.
+
+    Raises:
+        UserError: as `measure`, where it concerns all cells.
+    """
+    splits = data(cells[0].protocol, root)
+    rows, reasons = [], []
+    for cell in cells:
+        try:
+            measured = measure(cell, device)
+        except CannotRun as error:
+            reasons.append(str(error))
+            continue
+        row = [
+            f"{measured.parameters.backbone_trainable:,}",
+            f"{measured.steps[-1]:.3g}",
+            f"{measured.image_seconds:.3g}",
+            _memory(measured, "train"),
+            _memory(measured, "evaluate"),
+            _hours(project(cell.protocol, measured, splits).total),
+        ]
+        rows.append([str(cell), *row])
+    names = ["dry run", "trainable", "s/step", "s/image", "training", "evaluation", "projected"]
+    print(tabulate(rows, names, disable_numparse=True))
+    for reason in reasons:
+        print(f"cannot run: {reason}")
+
+
+def _memory(measured: Measured, phase: str) -> str:
+    peak = measured.peaks[phase]
+    return "unknown" if peak is None else f"{peak / 2**30:.2f} GiB"
+
+
+def _hours(number: float) -> str:
+    return f"{number:,.0f} h" if number >= 100 else f"{number:.3g} h"

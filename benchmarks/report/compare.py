@@ -1,0 +1,337 @@
+"""A new method beside fixed baselines: what it may be compared with, and the verdict in words."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from scipy.special import stdtrit
+from tabulate import tabulate
+
+from benchmarks.cell import Cell, protocol_semantics
+from benchmarks.errors import UserError
+from benchmarks.protocol import Protocol
+from benchmarks.record import Record, load_records
+from benchmarks.report import formats, statistics
+from benchmarks.report import spec as table_spec
+from benchmarks.report import table as tables
+from benchmarks.report.spec import SOURCE, TableSpec
+from benchmarks.report.statistics import CONFIDENCE, Difference
+from benchmarks.report.table import AVERAGE, check_alike, values_by_seed
+from benchmarks.sweep import finished
+
+# A difference below this counts as none. Nobody should choose a method by less: the test resolution
+# alone moves published numbers by twice as much (PITFALLS.md).
+MARGIN = 1.0
+Values = Mapping[str, Mapping[int, float]]  # column key -> seed -> percent
+
+
+def larger_than_noise(found: Difference | None) -> str:
+    """Whether a difference is larger than what another seed would change.
+
+    Returns:
+        "yes, better" or "yes, worse": the 95 % interval excludes 0. "no": it contains 0 and lies
+        within `MARGIN` of it. "cannot tell with n seeds": neither. "-": nothing to compare.
+    """
+    if found is None:
+        return "-"
+    if found.excludes_zero:
+        return "yes, better" if found.mean > 0 else "yes, worse"
+    if found.low is not None and found.low >= -MARGIN and found.high <= MARGIN:
+        return "no"
+    return f"cannot tell with {found.n} seed{'' if found.n == 1 else 's'}"
+
+
+def stands_among(found: Difference, comparisons: int) -> bool:
+    """Whether a paired difference excludes 0 after Bonferroni's correction.
+
+    The interval is widened to the level 1 - 0.05 / comparisons.
+    """
+    if not found.excludes_zero:
+        return False
+    level, freedom = (1 - CONFIDENCE) / 2, found.n - 1
+    widen = stdtrit(freedom, 1 - level / comparisons) / stdtrit(freedom, 1 - level)
+    return abs(found.mean) > widen * (found.high - found.low) / 2
+
+
+def best(values: Mapping[str, Values], labels: Sequence[str]) -> str | None:
+    """The label with the highest mean Avg among those with most seeds; None without values."""
+    seeds = {label: values[label][AVERAGE] for label in labels if values[label][AVERAGE]}
+    most = max(map(len, seeds.values()), default=0)
+    means = {k: sum(v.values()) / len(v) for k, v in seeds.items() if len(v) == most}
+    return max(means, key=means.__getitem__, default=None)
+
+
+def report(
+    label: str, reference: str, headings: Mapping[str, str], values: Mapping[str, Values]
+) -> str:
+    """The verdict in Markdown: per column against two rows, and on Avg against every row.
+
+    Args:
+        label: the row in question.
+        reference: the row that differences in the table are taken to.
+        headings: column key -> heading, Avg among them.
+        values: label -> column key -> seed -> percent, in the order of the rows.
+    """
+    others = [other for other in values if other != label]
+    strongest = best(values, others)
+    if strongest is None or not values[label][AVERAGE]:
+        who = label if strongest else "any baseline"
+        return f"No verdict: no scores of {who} to compare; the table says why.\n"
+    chosen = {reference: "the table's reference row", strongest: "the best baseline on Avg"}
+    if reference == strongest:
+        chosen[reference] = "the table's reference row, and the best baseline on Avg"
+    parts = []
+    for other, what in chosen.items():
+        if other in others:
+            rows = [
+                [name, *_cells(_versus(values, label, other, key))]
+                for key, name in headings.items()
+            ]
+            parts += [f"Against {other}, {what}:", _table(["domain", *_COLUMNS], rows)]
+    averages = {other: _versus(values, label, other, AVERAGE) for other in others}
+    rows = [[other, *_cells(found)] for other, found in averages.items()]
+    parts += ["Against every row, on Avg:", _table(["row", *_COLUMNS], rows)]
+    found = [each for each in averages.values() if each is not None]
+    return "\n\n".join([*parts, "\n".join(f"- {line}" for line in _notes(found))]) + "\n"
+
+
+_COLUMNS = ("difference [95 % interval]", "larger than seed noise")
+
+
+def _versus(values: Mapping[str, Values], label: str, other: str, key: str) -> Difference | None:
+    return statistics.paired(values[label][key], values[other][key])
+
+
+def _cells(found: Difference | None) -> list[str]:
+    if found is None:
+        return ["-", "-"]
+    interval = "" if found.low is None else f" [{found.low:+.2f}, {found.high:+.2f}]"
+    return [f"{found.mean:+.2f}{interval}", larger_than_noise(found)]
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return tabulate(rows, headings, tablefmt="pipe", disable_numparse=True)
+
+
+def _notes(averages: Sequence[Difference]) -> list[str]:
+    """How to read the verdict; `averages` are the differences on Avg to every row."""
+    lines = [
+        "difference: mean over the seeds that both rows have, paired by seed, Student's t; yes = "
+        f"the interval excludes 0; no = it contains 0 and lies within ±{MARGIN:g} point, half of "
+        "what the test resolution alone moves; cannot tell = neither",
+        "the best baseline was found on these same scores, so luck has lifted it: not to beat it "
+        "is weaker evidence than to beat it",
+    ]
+    widths = [(each.high - each.low) / 2 for each in averages if each.low is not None]
+    if widths:
+        lines.append(
+            f"a difference on Avg below about {median(widths):.2f} cannot be told from noise here "
+            "(median half width of the intervals)"
+        )
+    count = len(widths)
+    if count > 1:
+        apart = [each for each in averages if each.excludes_zero]
+        stand = sum(stands_among(each, count) for each in apart)
+        lines.append(
+            f"{count} comparisons on Avg, {len(apart)} larger than seed noise: were there no "
+            f"difference at all, about {(1 - CONFIDENCE) * count:.1f} would look so by chance; "
+            f"{stand} still {'does' if stand == 1 else 'do'} with intervals corrected for "
+            f"{count} comparisons (Bonferroni); the lines per domain are not corrected"
+        )
+    lines.append("seeds vary the head, the adapter and the order of the data, not the backbone")
+    return lines
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What a method is compared with.
+
+    Attributes:
+        folder: where the records lie. rows: those of all other methods. own: the method's own ones
+            among them, by digest, failed ones left out.
+    """
+
+    folder: Path
+    rows: tuple[Record, ...]
+    own: dict[str, Record] = field(default_factory=dict)
+
+
+def baselines(folder: Path, cells: Sequence[Cell], out: Path, how: str) -> Baselines:
+    """The fixed records of the cells' protocol, recipe mode and placements.
+
+    Args:
+        folder: of records.
+        cells: of the method in question, for all seeds and placements.
+        out: folder of the method's records; where it is `folder`, none of them is a committed one.
+        how: command that makes such records.
+
+    Raises:
+        UserError: there are none, they belong to another version, backbone or other settings of
+            the protocol, or a seed of the cells is not among them.
+    """
+    first = cells[0]
+    protocol, placements = first.protocol, dict.fromkeys(cell.placement for cell in cells)
+    found = load_records(folder, protocol.name, first.mode) if folder.is_dir() else []
+    found = [record for record in found if record.placement in placements]
+    mine = [record for record in found if record.label == first.label]
+    if folder.resolve() == out.resolve():
+        mine = []
+    rows = [record for record in found if record.label != first.label]
+    mend = f"make baselines with `{how}` and compare with `--against DIR`"
+    for placement in placements:
+        here = [record for record in rows if record.placement == placement]
+        if not here:
+            raise UserError(
+                f"{folder}: no baselines of {protocol.name} (placement {placement}, recipe "
+                f"{first.mode}) to compare with; {mend}"
+            )
+        for record in here:
+            _check_settings(record, protocol, folder, mend)
+        seeds = {record.seed for record in here}
+        if extra := sorted({cell.seed for cell in cells} - seeds):
+            known = ", ".join(map(str, sorted(seeds)))
+            raise UserError(
+                f"no baseline has seed {', '.join(map(str, extra))}, and differences are paired by "
+                f"seed; choose --seeds among {known}"
+            )
+    check_alike(rows, protocol)
+    own = {record.digest: record for record in mine if record.status != "failed"}
+    return Baselines(folder, tuple(rows), own)
+
+
+def _check_settings(record: Record, protocol: Protocol, folder: Path, mend: str) -> None:
+    if record.protocol_version != protocol.version:
+        raise UserError(
+            f"{folder}: the baselines were made under {protocol.name} version "
+            f"{record.protocol_version}, which is at version {protocol.version} now; {mend}"
+        )
+    engine, here = record.cell.get("engine"), protocol.engine_here
+    if engine != here:
+        raise UserError(
+            f"{folder}: the baselines were made with engine {engine}, and here it is {here}; set "
+            f"engine: {engine} in {protocol.name}, or {mend}"
+        )
+    ours, theirs = protocol_semantics(protocol), record.cell["protocol"]
+    odd = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
+    if odd:
+        what = "on another backbone" if "backbone" in odd else "under other settings"
+        raise UserError(
+            f"{folder}: the baselines were made {what} ({', '.join(odd)} of {protocol.name} "
+            f"differ); {mend}"
+        )
+
+
+def check_data(fixed: Baselines, cells: Sequence[Cell], data_root: Path) -> None:
+    """Refuse data that the baselines have not seen.
+
+    Raises:
+        UserError: the fingerprint of a domain differs.
+    """
+    ours, theirs = cells[0].data, fixed.rows[0].data
+    odd = sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
+    if odd:
+        raise UserError(
+            f"{data_root}: not the data that the baselines in {fixed.folder} were made from "
+            f"({', '.join(odd)} differ), and a difference of data must not pass for one of "
+            "methods; use the same data, or make baselines on this (`sweep`, then --against DIR)"
+        )
+
+
+def missing(fixed: Baselines, cells: Sequence[Cell], out: Path, replace: bool) -> list[Cell]:
+    """The cells that have to be run: those without a record in `out` or among the baselines.
+
+    With `replace`, also those that failed, or were recorded before the method changed.
+
+    Raises:
+        UserError: the baselines hold another cell under the method's name, or the record of another
+            cell lies in `out` at the path of one of these and `replace` is not set.
+    """
+    held = {(record.placement, record.seed) for record in fixed.own.values()}
+    todo = [cell for cell in cells if cell.digest not in fixed.own]
+    if any((cell.placement, cell.seed) in held for cell in todo):
+        raise UserError(
+            f"{cells[0].label}: {fixed.folder} holds a row of this name with other fields or "
+            "recipe; give the new one as path/to/file.py:Class to have both side by side"
+        )
+    if replace:
+        return [cell for cell in todo if not _is_done(cell, out)]
+    try:
+        return [cell for cell in todo if finished(cell, out) is None]
+    except UserError as error:
+        raise UserError(f"{error}, or --replace it") from None
+
+
+def _is_done(cell: Cell, out: Path) -> bool:
+    try:
+        record = finished(cell, out)
+    except UserError:
+        return False
+    return record is not None and record.status != "failed"
+
+
+def clear(cells: Sequence[Cell], out: Path) -> None:
+    """Delete what lies at the paths of cells that are to be run anew: record and checkpoint."""
+    for cell in cells:
+        for ending in ("", ".checkpoint"):
+            Path(f"{out / cell.path}{ending}").unlink(missing_ok=True)
+
+
+def nonconforming(cell: Cell, report: Callable[[str], None]) -> int:
+    """How many properties the cell's method fails on the small random backbones, each reported."""
+    from benchmarks.conformance.check import KINDS, check_method
+
+    count = passed = 0
+    for kind in KINDS:
+        for finding in check_method(cell.make_method(), kind):
+            passed += finding.verdict == "pass"
+            if finding.verdict == "fail":
+                count += 1
+                report(f"FAIL  {kind}: {finding.property}: {finding.measured}")
+    report(f"conformance of {cell.label}: {passed} properties hold, {count} fail")
+    return count
+
+
+def records_of(cells: Sequence[Cell], fixed: Baselines, out: Path) -> list[Record]:
+    """The records that there are of the cells, committed ones first."""
+    found = [fixed.own.get(cell.digest) or finished(cell, out) for cell in cells]
+    return [record for record in found if record is not None]
+
+
+def answer(spec: TableSpec, fixed: Baselines, cells: Sequence[Cell], mine: Sequence[Record]) -> str:
+    """The table of the baselines with the method's row, then the verdict per placement."""
+    records, label = [*fixed.rows, *mine], cells[0].label
+    request = tables.Request(
+        mode=cells[0].mode,
+        placements=tuple(dict.fromkeys(cell.placement for cell in cells)),
+        seeds=tuple(dict.fromkeys(cell.seed for cell in cells)),
+    )
+    published = table_spec.published(spec.published)
+    built = tables.build(spec, cells[0].protocol, records, published, request)
+    headings = {key: name for key, name in spec.headings.items() if key != SOURCE}
+    parts = [formats.render(built, "md")]
+    for block in built.blocks:
+        here = [r for r in records if r.placement == block.placement and r.seed in request.seeds]
+        values = {
+            row.label: values_by_seed(
+                [record for record in here if record.label == row.label],
+                block.selection,
+                spec.metric,
+                spec.domains,
+                spec.sources,
+            )
+            for row in block.rows
+        }
+        parts.append(f"# Verdict on {label} (placement {block.placement})\n")
+        parts.append(f"{_recipe(cells[0])}\n")
+        parts.append(report(label, spec.reference, headings, values))
+    return "\n".join(parts)
+
+
+def _recipe(cell: Cell) -> str:
+    recipe = cell.protocol.recipe
+    return (
+        f"Its learning rates: head {recipe.lr:g}, backbone {recipe.backbone_lr:g}; those of the "
+        "other rows stand under the table. `--set recipe.backbone_lr=...` changes it: choose it on "
+        "held-out source images, never on the columns above."
+    )

@@ -1,0 +1,147 @@
+"""The words below a table: what is missing, how well it discriminates, and what the numbers are."""
+
+from collections.abc import Sequence
+
+from benchmarks.protocol import Protocol, Recipe
+from benchmarks.record import Record
+from benchmarks.report.spec import TableSpec
+from benchmarks.report.statistics import Discrimination
+
+
+def completeness(labels: Sequence[str], seeds: Sequence[int], records: Sequence[Record]) -> str:
+    """One line such as "23/24 cells, 1 failed: soma seed 2: loss not finite at step 12"."""
+    found = {(record.label, record.seed): record for record in records}
+    wanted = [(label, seed) for label in labels for seed in seeds]
+    here = [found[key] for key in wanted if key in found]
+    parts = [f"{sum(r.status == 'done' for r in here)}/{len(wanted)} cells"]
+    failed = [f"{r.label} seed {r.seed}: {r.reason}" for r in here if r.status == "failed"]
+    if failed:
+        parts.append(f"{len(failed)} failed: {'; '.join(failed)}")
+    refused = [r for r in here if r.status == "not_applicable"]
+    if refused:
+        reasons = dict.fromkeys(f"{r.label}: {r.reason}" for r in refused)
+        parts.append(f"{len(refused)} not applicable: {'; '.join(reasons)}")
+    missing = [key for key in wanted if key not in found]
+    if missing:
+        by_label: dict[str, list[str]] = {}
+        for label, seed in missing:
+            by_label.setdefault(label, []).append(str(seed))
+        rows = [f"{label} seed {', '.join(numbers)}" for label, numbers in by_label.items()]
+        parts.append(f"{len(missing)} missing: {'; '.join(rows)}")
+    return ", ".join(parts)
+
+
+def discrimination(found: Discrimination | None) -> str:
+    """One line: spread of method means over seed noise, and rank agreement between seeds."""
+    if found is None:
+        return "discrimination on Avg: - (fewer than two methods with records)"
+    spread = f"spread of method means {found.spread:.2f}"
+    noise = "-" if found.seed_sd is None else f"{found.seed_sd:.2f}"
+    ratio = "-" if found.ratio is None else f"{found.ratio:.1f}"
+    tau = "-" if found.tau is None else f"{found.tau:.2f} (mean of {found.pairs} pairs of seeds)"
+    return (
+        f"discrimination on Avg: {spread} / median seed sd {noise} = {ratio}; "
+        f"Kendall tau between rankings of single seeds {tau}"
+    )
+
+
+def notes(
+    protocol: Protocol,
+    spec: TableSpec,
+    mode: str,
+    rules: Sequence[str],
+    records: Sequence[Record],
+    left_out: int,
+) -> list[str]:
+    """What a reader has to know about the numbers, one line each.
+
+    `records` are those shown; `left_out` is how many others of this protocol are not.
+    """
+    lines = [protocol.note] if protocol.note else []
+    lines.append(f"protocol {protocol.name} version {protocol.version}: {protocol.title}")
+    lines.append(
+        f"{spec.metric} in percent: mean ± sample standard deviation over n seeds, Avg per seed "
+        "first; differences are paired by seed with a 95 % t interval, bold where it excludes 0"
+    )
+    if spec.sources:
+        lines.append(
+            f"Avg is over the {len(spec.domains)} unseen domains; the average that includes "
+            f"{', '.join(spec.sources.values())} stands apart"
+        )
+    sized = (*protocol.scored.get("source", ()), *protocol.targets, *protocol.extra)
+    lines.append(f"test size (height x width): {', '.join(_size(d) for d in sized)}")
+    if protocol.extra:
+        again = ", ".join(domain.domain for domain in protocol.extra)
+        lines.append(f"scored a second time, in no average: {again}")
+    engines = {each.cell["engine"]: None for each in records if "engine" in each.cell}
+    if engines:
+        lines.append(f"engine of the detector: {', '.join(engines)}")
+    rule = f"model selection: {', '.join(rules)}"
+    if "target-oracle" in rules:
+        rule += " (target-oracle picks on the test domains: an upper bound, not a result)"
+    lines.append(rule)
+    lines.append(f"recipe mode: {mode}; {_differences(protocol, records)}")
+    lines += _budgets(records)
+    heads = sorted({record.parameters.head for record in records if record.parameters})
+    if heads:
+        sizes = ", ".join(f"{head:,}" for head in heads)
+        lines.append(f"head: {sizes} parameters, trained in every row, not counted as trainable")
+    lines += _machines(records)
+    if left_out:
+        lines.append(f"{left_out} other records of this protocol (seed or method) are not shown")
+    return lines
+
+
+def _size(domain: object) -> str:
+    size = f"{domain.size[0]}x{domain.size[1]}" if domain.size else "native"
+    halved = {None: "", "pixels": " (halved first)", "jpeg": " (halved first, as JPEG)"}
+    stretched = "" if domain.keep_ratio else " (stretched)"
+    return f"{domain.domain} {size}{stretched}{halved[domain.halve]}"
+
+
+def _differences(protocol: Protocol, records: Sequence[Record]) -> str:
+    """Where the recipe of a row, as recorded, differs from the protocol's, and on what ground."""
+    # Fields that came later are left out of dumps where they have their default.
+    defaults = {k: field.default for k, field in Recipe.model_fields.items() if field.exclude_if}
+    common = defaults | protocol.recipe.model_dump(mode="json")
+    by_label: dict[str, list[str]] = {}
+    for record in records:
+        recipe = defaults | record.cell.get("recipe", {})
+        changed = [k for k in Recipe.model_fields if k in recipe and common.get(k) != recipe[k]]
+        changed = [f"{k} {recipe[k]}" for k in changed]
+        own = protocol.changes_for(record.method, record.recipe)
+        changed += [f"{name} {value}" for name, value in own.fields.items()]
+        if own.source:
+            changed = [f"{', '.join(changed) or 'none'} ({own.source})"]
+        if changed:
+            by_label[record.label] = changed
+    if not by_label:
+        return "the same recipe in every row"
+    by_change: dict[str, list[str]] = {}
+    for label, changed in by_label.items():
+        by_change.setdefault(", ".join(changed), []).append(label)
+    rows = (f"{', '.join(labels)}: {change}" for change, labels in by_change.items())
+    return f"differences between rows: {'; '.join(rows)}"
+
+
+def _budgets(records: Sequence[Record]) -> list[str]:
+    """The trials that chose the recipes, and of which rows."""
+    rows: dict[str, dict[str, None]] = {}
+    for record in records:
+        if record.budget:
+            rows.setdefault(str(record.budget), {})[record.label] = None
+    return [f"recipe chosen from {words}: {', '.join(rows[words])}" for words in rows]
+
+
+def _machines(records: Sequence[Record]) -> list[str]:
+    """Processors behind the seconds per step, and the commits behind the records."""
+    done = [record.environment for record in records if record.status == "done"]
+    if not done:
+        return []
+    machines = sorted({f"{e.gpu or e.cpu}, {e.threads or '?'} thread(s)" for e in done})
+    commits = sorted({(e.commit or "unknown")[:10] for e in done})
+    line = (
+        f"s/step measured on {' and '.join(machines)}; records made at commit {', '.join(commits)}"
+    )
+    dirty = sum(bool(e.dirty) for e in done)
+    return [line + (f", {dirty} of {len(done)} with uncommitted changes" if dirty else "")]

@@ -1,0 +1,372 @@
+"""Records to a table: rows with uncertainty, differences, published numbers and what is missing."""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks import methods
+from benchmarks.cell import protocol_semantics
+from benchmarks.errors import UserError, closest
+from benchmarks.protocol import Protocol
+from benchmarks.record import Evaluation, Record
+from benchmarks.report import notes, statistics
+from benchmarks.report.spec import AVERAGE, AVERAGE_ALL, SOURCE, Published, TableSpec
+from benchmarks.report.statistics import Difference, Summary, average
+
+_OF_SEED = ("seed", "first_stage")  # parts of a cell in which the seeds of a row may differ
+
+
+def check_alike(records: Sequence[Record], protocol: Protocol, table: str = "TABLE") -> None:
+    """Refuse records that cannot stand in one table.
+
+    Raises:
+        UserError: another protocol version, other settings, another engine, other data, or one row
+            from two different cells.
+    """
+    _check_engine(records, protocol, table)
+    semantics = protocol_semantics(protocol)
+    data: dict[str, str] | None = None
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for record in records:
+        who = f"record {record.protocol}/{record.placement}/{record.label}/seed{record.seed}"
+        if record.protocol_version != protocol.version:
+            raise UserError(
+                f"{who}: made under {protocol.name} version {record.protocol_version}, which is at "
+                f"version {protocol.version} now; tables never mix versions, run it again"
+            )
+        if record.cell.get("protocol") != semantics:
+            raise UserError(
+                f"{who}: made under other settings of {protocol.name} version {protocol.version}; "
+                "run it again, and raise `version` with every edit of a protocol"
+            )
+        data = record.data if data is None else data
+        if record.data != data:
+            odd = sorted(k for k in data | record.data if data.get(k) != record.data.get(k))
+            raise UserError(
+                f"{who}: made from other data than the records before it ({', '.join(odd)}); "
+                "tables never mix data, run it again"
+            )
+        cell = {key: value for key, value in record.cell.items() if key not in _OF_SEED}
+        if rows.setdefault((record.placement, record.label), cell) != cell:
+            raise UserError(f"{who}: its method or recipe differs from other seeds of this row")
+
+
+def _check_engine(records: Sequence[Record], protocol: Protocol, table: str) -> None:
+    """Refuse records of two engines: the rarer one has to be run again."""
+    counts = Counter(record.cell.get("engine") for record in records)
+    if len(counts) < 2:
+        return
+    kept = counts.most_common(1)[0][0]
+    odd = [record for record in records if record.cell.get("engine") != kept]
+    labels, seeds = (sorted({str(getattr(r, key)) for r in odd}) for key in ("label", "seed"))
+    raise UserError(
+        f"{protocol.name}: {counts[kept]} records were made with engine {kept}, {len(odd)} with "
+        f"{', '.join(sorted({str(r.cell.get('engine')) for r in odd}))}; tables never mix engines: "
+        f"move the latter away, set engine: {kept} in {protocol.name}, and run: python -m "
+        f"benchmarks sweep {table} --profile {protocol.profile} --methods {','.join(labels)} "
+        f"--seeds {','.join(seeds)}"
+    )
+
+
+def comparable(
+    against: Sequence[Record] | None, protocol: Protocol, records: Sequence[Record]
+) -> tuple[list[Record], list[str]]:
+    """The reference records that may be compared with `records`, and remarks for the table."""
+    if against is None:
+        return [], []
+    same = [record for record in against if record.protocol_version == protocol.version]
+    if not same:
+        why = "of this protocol" if not against else f"of version {protocol.version}"
+        return [], [f"agreement with the reference: no committed records {why}"]
+    ours, theirs = ({r.cell.get("engine") for r in group} for group in (records, same))
+    if ours and ours != theirs:
+        made = ", ".join(sorted(map(str, theirs)))
+        return [], [f"agreement with the reference: the committed records have engine {made}"]
+    lines = [
+        "agreement with the reference: difference of Avg to the committed records with a 95 % "
+        "interval (paired by seed); agrees = the interval contains 0 or the difference is < 0.05"
+    ]
+    if records and any(record.data != records[0].data for record in same):
+        lines.append("the committed records were made from data with other fingerprints")
+    if records and any(record.cell["protocol"] != records[0].cell["protocol"] for record in same):
+        lines.append("the committed records were made under other settings of this version")
+    return same, lines
+
+
+RULES = ("last", "source-val", "target-oracle")
+
+
+def select(evaluations: list[Evaluation], rule: str, metric: str) -> Evaluation | None:
+    """The evaluation that a selection rule picks; the earliest of equals; None of none.
+
+    Rules: `last` iteration; best mean over the held-out source domains (`source-val`); best mean
+    over the target domains (`target-oracle`: an upper bound that no one could have chosen).
+
+    Raises:
+        UserError: unknown rule, or nothing to select by.
+    """
+    if not evaluations:
+        return None
+    ordered = sorted(evaluations, key=lambda evaluation: evaluation.iteration)
+    if rule == "last":
+        return ordered[-1]
+    if rule not in RULES:
+        raise UserError(f"no selection rule {rule!r}{closest(rule, RULES)}")
+    role = "validation" if rule == "source-val" else "target"
+    scores = [mean_of_role(evaluation, role, metric) for evaluation in ordered]
+    known = [score for score in scores if score is not None]
+    if not known:
+        raise UserError(f"selection {rule}: no {role} domain with {metric} in the records")
+    return ordered[scores.index(max(known))]
+
+
+def mean_of_role(evaluation: Evaluation, role: str, metric: str) -> float | None:
+    """Unweighted mean (percent) over the domains of a role; None where one is missing."""
+    scores = [score for score in evaluation.domains.values() if score.role == role]
+    values = [score.metrics.get(metric) for score in scores]
+    return average([value if isinstance(value, float) else None for value in values])
+
+
+def values_by_seed(
+    records: Sequence[Record],
+    rule: str,
+    metric: str,
+    targets: Collection[str],
+    sources: Collection[str] = (),
+    extras: Collection[str] = (),
+) -> dict[str, dict[int, float]]:
+    """Column key -> seed -> percent, for the done records of one row; averages per seed first.
+
+    `targets` are averaged; `sources`, test splits of source domains, only in the average of all;
+    `extras` in none.
+    """
+    averages = (AVERAGE, AVERAGE_ALL) if sources else (AVERAGE,)
+    columns = (*sources, *targets, *averages, SOURCE, *extras)
+    values: dict[str, dict[int, float]] = {key: {} for key in columns}
+    for record in records:
+        chosen = select(record.evaluations, rule, metric) if record.status == "done" else None
+        if chosen is None:
+            continue
+        scores: dict[str, float | None] = {}
+        for name in (*sources, *targets, *extras):
+            value = chosen.domains[name].metrics.get(metric) if name in chosen.domains else None
+            scores[name] = value if isinstance(value, float) else None
+        everywhere = statistics.average([scores[name] for name in (*sources, *targets)])
+        scores[AVERAGE] = statistics.average([scores[target] for target in targets])
+        if sources:
+            scores[AVERAGE_ALL] = everywhere
+        scores[SOURCE] = mean_of_role(chosen, "validation", metric)
+        for key, score in scores.items():
+            if score is not None:
+                values[key][record.seed] = score
+    return values
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method in one block.
+
+    Attributes:
+        state: "done", "failed" (no seed ended well), "n/a" or "missing". n: seeds that count.
+        trainable: parameters of the backbone that learn. scores: column key -> percent.
+        difference: Avg minus that of the reference row; None in the reference row itself.
+        published: column key -> (number as printed, footnote letter).
+        agreement: Avg minus that of the committed reference records.
+    """
+
+    label: str
+    state: str
+    n: int
+    trainable: int | None
+    seconds_per_step: float | None
+    scores: dict[str, Summary | None]
+    difference: Difference | None
+    published: dict[str, tuple[str, str]]
+    agreement: Difference | None
+
+
+@dataclass(frozen=True)
+class Block:
+    """The rows of one placement under one selection rule, with the lines that stand below them.
+
+    `start` is the first adapted block of every row; None where rows have their own.
+    """
+
+    placement: str
+    start: int | float | None
+    selection: str
+    rows: tuple[Row, ...]
+    completeness: str
+    discrimination: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Everything a format needs; `headings` is column key -> heading, in order."""
+
+    name: str
+    title: str
+    headings: dict[str, str]
+    reference: str
+    blocks: tuple[Block, ...]
+    notes: tuple[str, ...]
+    footnotes: dict[str, str]
+    against: bool
+
+
+@dataclass(frozen=True)
+class Request:
+    """What of a table is asked for; None stands for what the table or protocol says.
+
+    Attributes:
+        placements: None is the default one and every other that has records. selections: rules;
+            target-oracle brings the protocol's own rule with it.
+    """
+
+    mode: str = "controlled"
+    placements: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+    methods: tuple[str, ...] | None = None
+    reference: str | None = None
+    selections: tuple[str, ...] = ()
+
+
+def build(
+    spec: TableSpec,
+    protocol: Protocol,
+    records: Sequence[Record],
+    published: Published,
+    request: Request,
+    against: Sequence[Record] | None = None,
+) -> Table:
+    """The table of a protocol from its records (of one recipe mode).
+
+    `against` are committed reference records to compare row by row; None leaves the column out.
+
+    Raises:
+        UserError: records of different protocol versions, settings or data; or an unknown name.
+    """
+    check_alike(records, protocol, spec.name)
+    labels = [methods.label(method) for method in request.methods or spec.methods]
+    if request.methods is None:
+        labels += sorted({record.label for record in records} - set(labels))
+    if request.reference and request.reference not in labels:
+        known = closest(request.reference, labels)
+        raise UserError(f"{spec.name}: no row {request.reference!r}{known}")
+    seeds = request.seeds or protocol.seeds
+    extras = [domain.domain for domain in protocol.extra]
+    view = _View(spec, published, labels, seeds, request.reference or spec.reference, extras)
+    committed, remarks = comparable(against, protocol, records)
+    rules = _rules(request.selections, protocol)
+    own = [protocol.changes_for(label, request.mode).fields for label in labels]
+    same = not any("start_block" in fields for fields in own)
+    blocks = []
+    for name in _placements(request.placements, protocol, records):
+        start = protocol.placements[name] if same else None
+        here = [r for r in records if r.placement == name and r.seed in seeds]
+        there = [r for r in committed if r.placement == name]
+        for rule in rules:
+            blocks.append(_block(view, rule, (name, start), here, there))
+    shown = [r for r in records if r.seed in seeds and r.label in labels]
+    left_out = len(records) - len(shown)
+    return Table(
+        name=spec.name,
+        title=spec.title,
+        headings=spec.headings | {domain: domain for domain in view.extras},
+        reference=view.reference,
+        blocks=tuple(blocks),
+        notes=(
+            *notes.notes(protocol, spec, request.mode, rules, shown, left_out),
+            *remarks,
+        ),
+        footnotes=_used(published, labels),
+        against=against is not None,
+    )
+
+
+@dataclass(frozen=True)
+class _View:
+    """What all blocks of a table have in common."""
+
+    spec: TableSpec
+    published: Published
+    labels: Sequence[str]
+    seeds: Sequence[int]
+    reference: str
+    extras: Sequence[str]
+
+    def values(self, records: Sequence[Record], rule: str) -> dict[str, dict[int, float]]:
+        spec = self.spec
+        return values_by_seed(records, rule, spec.metric, spec.domains, spec.sources, self.extras)
+
+
+def _block(
+    view: _View,
+    rule: str,
+    placement: tuple[str, int | float | None],
+    records: Sequence[Record],
+    against: Sequence[Record],
+) -> Block:
+    mine = {label: [r for r in records if r.label == label] for label in view.labels}
+    values = {label: view.values(own, rule) for label, own in mine.items()}
+    averages = {label: row[AVERAGE] for label, row in values.items()}
+    rows = []
+    for label in view.labels:
+        committed = view.values([r for r in against if r.label == label], rule)[AVERAGE]
+        versus = statistics.paired(averages[label], averages.get(view.reference, {}))
+        done = [record for record in mine[label] if record.status == "done"]
+        parameters = next((r.parameters for r in done if r.parameters), None)
+        steps = [r.cost.seconds_per_step for r in done if r.cost.seconds_per_step is not None]
+        row = Row(
+            label=label,
+            state=_state(mine[label]),
+            n=len(done),
+            trainable=parameters.backbone_trainable if parameters else None,
+            seconds_per_step=statistics.average(steps),
+            scores={k: statistics.summarise(list(v.values())) for k, v in values[label].items()},
+            difference=None if label == view.reference else versus,
+            published=view.published.values.get(label, {}),
+            agreement=statistics.difference(averages[label], committed),
+        )
+        rows.append(row)
+    return Block(
+        placement=placement[0],
+        start=placement[1],
+        selection=rule,
+        rows=tuple(rows),
+        completeness=notes.completeness(view.labels, view.seeds, records),
+        discrimination=notes.discrimination(statistics.discrimination(averages)),
+    )
+
+
+def _state(records: Sequence[Record]) -> str:
+    for status, state in (("done", "done"), ("failed", "failed"), ("not_applicable", "n/a")):
+        if any(record.status == status for record in records):
+            return state
+    return "missing"
+
+
+def _placements(
+    asked: tuple[str, ...] | None, protocol: Protocol, records: Sequence[Record]
+) -> list[str]:
+    for name in asked or ():
+        if name not in protocol.placements:
+            raise UserError(f"no placement {name!r}{closest(name, protocol.placements)}")
+    if asked:
+        return list(asked)
+    present = {protocol.default_placement, *(record.placement for record in records)}
+    return [name for name in protocol.placements if name in present]
+
+
+def _rules(asked: tuple[str, ...], protocol: Protocol) -> tuple[str, ...]:
+    """Selection rules to show; the oracle never stands alone."""
+    rules = asked or (protocol.selection,)
+    if set(rules) == {"target-oracle"}:
+        rules = (protocol.selection, "target-oracle")
+    return tuple(dict.fromkeys(rules))
+
+
+def _used(published: Published, labels: Sequence[str]) -> dict[str, str]:
+    letters = {note for label in labels for _, note in published.values.get(label, {}).values()}
+    return {letter: text for letter, text in published.footnotes.items() if letter in letters}

@@ -1,0 +1,65 @@
+"""What a segmentation protocol holds besides the parts that every protocol has."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from benchmarks.protocol import Count, Fraction, NotNegative, Positive, Protocol, Range
+from benchmarks.yaml_files import Strict, added_field
+
+
+class Head(Strict):
+    """Sizes (channels, counts) and loss weights of Mask2Former.
+
+    `points` are sampled per mask in the loss. `scales` resize the four feature maps, fine to
+    coarse. The default is that of Rein and SoMA, strides of 4 to 32 pixels with patches of 16.
+    `encoder_feedforward` is the width in the pixel decoder's layers where it is another.
+    """
+
+    hidden: Count
+    feedforward: Count
+    encoder_feedforward: Count | None = added_field(None)
+    encoder_layers: Count
+    decoder_layers: Count
+    attention_heads: Count
+    queries: Count
+    points: Count
+    scales: tuple[Positive, Positive, Positive, Positive] = (4.0, 2.0, 1.0, 0.5)
+    class_weight: NotNegative = 2.0
+    mask_weight: NotNegative = 5.0
+    dice_weight: NotNegative = 5.0
+    no_object_weight: NotNegative = 0.1
+
+
+class Augment(Strict):
+    """Training augmentation: lengths in pixels, `max_class_share` and `flip` as shares of 1.
+
+    `factor` is the range of a number, uniformly drawn, by which the drawn short side and the cap on
+    the long side are both multiplied.
+    """
+
+    short_sides: Annotated[tuple[Count, ...], Field(min_length=1)]
+    long_side_max: Count
+    factor: Range = added_field((1.0, 1.0))
+    crop: Count
+    max_class_share: Fraction
+    flip: Fraction
+    photometric: bool
+
+
+class Window(Strict):
+    """Sliding window of evaluation: side and stride in pixels."""
+
+    size: Count
+    stride: Count
+
+
+class SegmentationProtocol(Protocol):
+    """A protocol of semantic segmentation with Mask2Former."""
+
+    metric: ClassVar[str] = "mIoU"
+    ground_truth: ClassVar[Literal["label"]] = "label"
+    task: Literal["segmentation"]
+    head: Head
+    augment: Augment
+    window: Window

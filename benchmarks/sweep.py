@@ -1,0 +1,300 @@
+"""Running cells: one under its lock, or many in several local worker processes.
+
+The sweep hands cells to its workers one by one, and a worker takes the lock beside a cell's record,
+so two sweeps at once share the work. A record is the only sign that a cell is finished.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+import filelock
+
+from benchmarks.cell import Cell
+from benchmarks.errors import UserError
+from benchmarks.record import Record
+
+POLL = 0.5  # seconds between two looks at a lock that is waited for
+RunCell = Callable[[Cell, Path, Path, str, bool], Record]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run: cells in order, folder of records, data, devices, and what runs one cell."""
+
+    cells: tuple[Cell, ...]
+    out: Path
+    data_root: Path
+    device: str
+    run: RunCell
+    devices: int = 1  # of each cell, which `run` knows too
+
+
+def finished(cell: Cell, out: Path) -> Record | None:
+    """The record of a cell, of any status, if there is one of the same digest.
+
+    Raises:
+        UserError: an unreadable record, or one of another digest, lies at the cell's path.
+    """
+    path = out / cell.path
+    if not path.exists():
+        return None
+    record = Record.load(path)
+    if record.digest != cell.digest:
+        raise UserError(
+            f"{path}: record of another cell (digest {record.digest[:8]}, wanted "
+            f"{cell.digest[:8]}): settings, method or data changed; move it away or choose --out"
+        )
+    return record
+
+
+def run_one(
+    plan: Plan, cell: Cell, progress: bool, wait_for_lock: bool
+) -> tuple[Record, bool] | None:
+    """The record of a cell, and whether it was made now, under the cell's lock.
+
+    None if someone else holds the lock and it is not waited for.
+
+    Anything unexpected inside the cell becomes a failed record and its traceback goes to stderr.
+
+    Raises:
+        UserError: the user has to mend something; no record is written.
+    """
+    path = plan.out / cell.path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        timeout = -1 if wait_for_lock else 0
+        with filelock.FileLock(f"{path}.lock", timeout=timeout, poll_interval=POLL):
+            record = finished(cell, plan.out)
+            if record is not None:
+                return record, False
+            try:
+                record = plan.run(cell, plan.out, plan.data_root, plan.device, progress)
+            except (UserError, OSError):
+                raise
+            except Exception as error:  # noqa: BLE001 - one broken cell must not end a sweep
+                traceback.print_exc()
+                record = cell.record("failed", f"{type(error).__name__}: {error}")
+            if not path.exists():
+                record.write(path)
+            return record, True
+    except filelock.Timeout:
+        return None
+    except OSError as error:
+        where = error.filename or path
+        raise UserError(f"{cell}: {where}: {error.strerror or error}") from None
+
+
+def join_run(plan: Plan, cell: Cell) -> None:
+    """Take part in a cell as one of several processes, of which the first has its lock.
+
+    Raises:
+        UserError: as `run_one`.
+    """
+    if finished(cell, plan.out) is None:
+        plan.run(cell, plan.out, plan.data_root, plan.device, False)
+
+
+Report = Callable[[str, bool], None]  # a line, and whether it ends a cell
+# glibc hands large blocks back to the kernel after each use; keeping them made training 2-6 % and
+# evaluation 10-20 % faster on the mini profile. Read when a process starts, so set for the workers.
+_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
+
+
+@dataclass
+class Outcome:
+    """How a sweep ended, in lines.
+
+    Attributes:
+        ran, skipped: numbers of cells run now, and recorded before. failed: cells that ended badly.
+        lost: cells whose worker died. errors: what the user has to mend. unstarted: a number.
+        queued: number of cells left to jobs that are not waited for.
+    """
+
+    ran: int = 0
+    skipped: int = 0
+    unstarted: int = 0
+    queued: int = 0
+    failed: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """2 for a dead worker or something to mend, 1 for failed cells, else 0."""
+        return 2 if self.lost or self.errors else 1 if self.failed else 0
+
+    def summary(self) -> list[str]:
+        """Lines for the end of a sweep: what to mend first, then failures, then counts."""
+        lines = [f"error: {line}" for line in (*self.errors, *self.lost)]
+        lines += [f"failed: {line}" for line in self.failed]
+        left = f", {self.queued} left to jobs" if self.queued else ""
+        left += f", {self.unstarted} not started" if self.unstarted else ""
+        return [*lines, f"{self.ran} cells run, {self.skipped} recorded before{left}"]
+
+
+def sweep(plan: Plan, workers: int, report: Report, retry_failed: bool = False) -> Outcome:
+    """Run every unfinished cell of a plan with so many processes; failed ones only on request.
+
+    Raises:
+        UserError: before anything runs, if a record at a cell's path is not that cell's.
+        KeyboardInterrupt: after all workers are stopped; the same call resumes.
+    """
+    outcome = Outcome()
+    todo = unfinished(plan, outcome, report, retry_failed)
+    if todo:
+        _Workers(plan, todo, outcome, report).work(min(workers, len(todo)))
+    return outcome
+
+
+def unfinished(plan: Plan, outcome: Outcome, report: Report, retry_failed: bool) -> deque[int]:
+    """Numbers of the cells to run; those that are recorded are reported.
+
+    Raises:
+        UserError: a record at a cell's path is not that cell's.
+    """
+    todo: deque[int] = deque()
+    for index, cell in enumerate(plan.cells):
+        _ = cell.digest  # computed and kept here, so that each worker does not do it again
+        record = finished(cell, plan.out)
+        if record is not None and record.status == "failed" and retry_failed:
+            (plan.out / cell.path).unlink()
+            record = None
+        if record is None:
+            todo.append(index)
+        else:
+            outcome.skipped += 1
+            note(cell, record.status, record.reason, "recorded before", outcome, report)
+    return todo
+
+
+class _Workers:
+    """Worker processes and who of them runs which cell."""
+
+    def __init__(self, plan: Plan, todo: deque[int], outcome: Outcome, report: Report) -> None:
+        self.plan, self.todo, self.outcome, self.report = plan, todo, outcome, report
+        self.held: deque[int] = deque()  # locked by another sweep when we came by
+        self.processes: dict[Connection, SpawnProcess] = {}
+        self.busy: dict[Connection, int] = {}
+
+    def work(self, workers: int) -> None:
+        """Run all cells; whatever happens, no worker outlives this call."""
+        context = multiprocessing.get_context("spawn")
+        keep_memory()
+        try:
+            for number in range(workers):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_worker, args=(self.plan, number, theirs))
+                process.start()
+                theirs.close()
+                self.processes[ours] = process
+                self.assign(ours)
+            while self.processes:
+                for connection in wait(list(self.processes)):
+                    self.receive(connection)
+        finally:
+            for process in self.processes.values():
+                process.terminate()
+            for process in self.processes.values():
+                process.join()
+        self.outcome.unstarted = len(self.todo) + len(self.held)
+
+    def assign(self, connection: Connection) -> None:
+        """Give a worker its next cell; cells that another sweep holds come last, waited for."""
+        waiting = not self.todo
+        queue = self.held if waiting else self.todo
+        with suppress(BrokenPipeError):  # it died; `receive` reads the end of its connection
+            if not queue or self.outcome.errors:
+                connection.send(None)
+                return
+            self.busy[connection] = queue.popleft()
+            connection.send((self.busy[connection], waiting))
+
+    def receive(self, connection: Connection) -> None:
+        """Take in what a worker says, or that it is gone."""
+        try:
+            kind, words, seconds = connection.recv()
+        except (EOFError, ConnectionError):
+            self.handle_exit(connection)
+            return
+        index = self.busy.pop(connection)
+        if kind == "held":
+            self.held.append(index)
+        elif kind == "error":
+            if words not in self.outcome.errors:
+                self.outcome.errors.append(words)
+        else:
+            made = seconds is not None
+            self.outcome.ran += made
+            self.outcome.skipped += not made
+            when = f"{seconds:.0f} s" if made else "recorded by another sweep"
+            note(self.plan.cells[index], kind, words, when, self.outcome, self.report)
+        self.assign(connection)
+
+    def handle_exit(self, connection: Connection) -> None:
+        """A worker has ended: as told, or while it ran a cell."""
+        process = self.processes.pop(connection)
+        process.join()
+        connection.close()
+        if connection not in self.busy:
+            return
+        cell = self.plan.cells[self.busy.pop(connection)]
+        code = process.exitcode or 0
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        line = f"{cell}: its worker died ({how}); the same command resumes it"
+        self.outcome.lost.append(line)
+        self.report(line, False)
+
+
+def note(cell: Cell, status: str, reason: str, when: str, outcome: Outcome, report: Report) -> None:
+    """Report the end of a cell, and keep it if it failed."""
+    if status == "failed":
+        outcome.failed.append(f"{cell}: {reason}")
+    report(f"{cell}: {status}{f': {reason}' if reason else ''} ({when})", True)
+
+
+def _worker(plan: Plan, number: int, connection: Connection) -> None:
+    """Body of a worker process: cells in, (status, reason, seconds or None) out."""
+    if plan.device == "cuda":
+        from benchmarks.distributed import (
+            device_of_worker,  # torch is not for the process of the command
+        )
+
+        plan = replace(plan, device=device_of_worker(plan.device, number, plan.devices))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it stops the workers
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
+        while (task := connection.recv()) is not None:
+            index, waiting = task
+            started = time.monotonic()
+            try:
+                result = run_one(plan, plan.cells[index], False, waiting)
+            except UserError as error:
+                connection.send(("error", str(error), None))
+                continue
+            if result is None:
+                connection.send(("held", "", None))
+            else:
+                record, made = result
+                seconds = time.monotonic() - started if made else None
+                connection.send((record.status, record.reason, seconds))
+
+
+def keep_memory() -> None:
+    """Let processes that are started from here on keep the memory that they free."""
+    for name, value in _KEEP_MEMORY.items():
+        os.environ.setdefault(name, value)
+
+
+def end_workers_on_sigterm() -> None:
+    """On SIGTERM leave through the `finally` blocks, which end the workers."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

@@ -1,0 +1,175 @@
+"""Pre-trains the mini backbone on scenes in a very broad range of appearances.
+
+It stands in for a vision foundation model: what it has seen is wider than any benchmark domain, it
+has never seen one of the 19 classes named, and the benchmark's own styles are never drawn. Four
+signals per image: the seven Cityscapes categories (not the 19 classes), log depth, segment edges,
+and agreement of patch features between two styles of one scene. The categories overlap with the
+task, so calling it a foundation model is generous; tables on mini worlds say so.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from rich.progress import track
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.worlds.appearance import render
+from benchmarks.worlds.scenes import sample_scene
+from benchmarks.worlds.styles import pretraining
+
+ARCHITECTURE = {"img_size": 96, "patch_size": 8, "embed_dim": 128, "depth": 9, "num_heads": 4}
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CROP, CELL = 96, 2  # pixels per side of an input; pixels per side of a predicted cell
+_CATEGORY = np.full(256, 255, dtype=np.uint8)
+for _index, _classes in enumerate(
+    [(0, 1), (2, 3, 4), (5, 6, 7), (8, 9), (10,), (11, 12), range(13, 19)]
+):
+    _CATEGORY[list(_classes)] = _index
+_STREAM = 0x9E3779B9  # keeps these scenes apart from every benchmark domain's
+
+
+class TwoStyles(Dataset):
+    """Sample n: one scene in two styles, cropped alike.
+
+    Images (2, 3, 96, 96); category, log depth and edges (48, 48).
+    """
+
+    def __init__(self, seed: int, length: int) -> None:
+        self.seed, self.length = seed, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, n: int) -> tuple[torch.Tensor, ...]:
+        rng = np.random.default_rng([_STREAM, self.seed, n])
+        scene = sample_scene(rng)
+        views = [render(scene, pretraining(rng), rng) for _ in range(2)]
+        height = round(CROP * 2 ** rng.uniform(-0.3, 1.0))
+        size = (round(height * scene.labels.shape[1] / scene.labels.shape[0]), height)
+        views = [cv2.resize(v, size, interpolation=cv2.INTER_LINEAR) for v in views]
+        maps = [
+            cv2.resize(m.astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
+            for m in (scene.labels, scene.depth, scene.segments)
+        ]
+        stack = np.concatenate([*views, np.stack(maps, axis=2)], axis=2).astype(np.float32)
+        short = max(CROP - height, 0)
+        stack = np.pad(stack, ((0, short), (0, max(CROP - size[0], 0)), (0, 0)), mode="reflect")
+        top, left = (
+            rng.integers(0, stack.shape[0] - CROP + 1),
+            rng.integers(0, stack.shape[1] - CROP + 1),
+        )
+        stack = stack[top : top + CROP, left : left + CROP]
+        if rng.random() < 0.5:
+            stack = stack[:, ::-1]
+        images = stack[..., :6].reshape(CROP, CROP, 2, 3).transpose(2, 3, 0, 1) / 255
+        images = (images - np.reshape(MEAN, (3, 1, 1))) / np.reshape(STD, (3, 1, 1))
+        labels, depth, segments = np.moveaxis(stack[::CELL, ::CELL, 6:], 2, 0)
+        edges = np.zeros(labels.shape, dtype=np.float32)
+        edges[1:] = segments[1:] != segments[:-1]
+        edges[:, 1:] = np.maximum(edges[:, 1:], segments[:, 1:] != segments[:, :-1])
+        category = _CATEGORY[labels.astype(np.uint8)].astype(np.int64)
+        return tuple(
+            map(
+                torch.from_numpy,
+                (images.astype(np.float32), category, np.log(depth + 1) / 5, edges),
+            )
+        )
+
+
+class Pretext(nn.Module):
+    """The backbone with linear read-outs of its last layer, thrown away after pre-training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = timm.create_model(
+            "vit_tiny_patch16_224", num_classes=0, dynamic_img_size=True, **ARCHITECTURE
+        )
+        width, patch = ARCHITECTURE["embed_dim"], ARCHITECTURE["patch_size"] // CELL
+        self.maps = nn.Linear(width, 9 * patch * patch)
+        self.unfold = nn.PixelShuffle(patch)
+        self.project = nn.Linear(width, 64)
+
+    def forward(
+        self, images: torch.Tensor, category: torch.Tensor, depth: torch.Tensor, edges: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Losses for images (B, 2, 3, H, W) and maps (B, H/2, W/2)."""
+        pairs = len(images)
+        tokens = self.backbone.forward_features(images.transpose(0, 1).flatten(0, 1))[:, 1:]
+        side = CROP // ARCHITECTURE["patch_size"]
+        maps = self.unfold(self.maps(tokens).transpose(1, 2).unflatten(2, (side, side)))
+        twice = [torch.cat([t, t]) for t in (category, depth, edges)]
+        return {
+            "category": F.cross_entropy(maps[:, :7], twice[0], ignore_index=255),
+            "depth": 2.0 * F.l1_loss(maps[:, 7], twice[1]),
+            "edges": 0.5 * F.binary_cross_entropy_with_logits(maps[:, 8], twice[2]),
+            "contrast": 0.2 * self._contrast(tokens[:pairs], tokens[pairs:]),
+        }
+
+    def _contrast(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        chosen = torch.randperm(one.shape[0] * one.shape[1])[:256]
+        one, other = (
+            F.normalize(self.project(t.flatten(0, 1)[chosen]), dim=1) for t in (one, other)
+        )
+        return F.cross_entropy(one @ other.T / 0.1, torch.arange(len(chosen)))
+
+
+def pretrain(
+    out: Path, steps: int = 4000, pairs: int = 8, lr: float = 1e-3, seed: int = 2024
+) -> None:
+    """Train; write the backbone to `out` (safetensors) and its losses beside it (.csv)."""
+    torch.set_num_threads(1)  # the order of sums, and with it every bit, depends on the threads
+    torch.manual_seed(seed)
+    model = Pretext()
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=lr
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * step / steps)),
+    )
+    loader = DataLoader(
+        TwoStyles(seed, steps * pairs), batch_size=pairs, num_workers=1, prefetch_factor=8
+    )
+    log, sums, start = [], {}, time.monotonic()
+    for step, batch in enumerate(track(loader, "pre-training", total=steps), start=1):
+        losses = model(*batch)
+        optimizer.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        sums = {name: sums.get(name, 0.0) + loss.item() for name, loss in losses.items()}
+        if step % 100 == 0 or step == steps:
+            every = step - (int(log[-1]["step"]) if log else 0)
+            log.append(
+                {
+                    "step": step,
+                    **{n: f"{s / every:.4f}" for n, s in sums.items()},
+                    "seconds": f"{time.monotonic() - start:.0f}",
+                }
+            )
+            sums = {}
+            _write(out, model, log)
+
+
+def _write(out: Path, model: Pretext, log: list[dict]) -> None:
+    temporary = out.with_suffix(".partial")
+    save_file({k: v.contiguous() for k, v in model.backbone.state_dict().items()}, temporary)
+    temporary.replace(out)
+    with out.with_suffix(".csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=log[0])
+        writer.writeheader()
+        writer.writerows(log)

@@ -1,0 +1,199 @@
+"""Renders the mini domains to disk, in the layout and label encoding of the real data sets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rich.progress import track
+
+from benchmarks.data.cards import IGNORE, load_card
+from benchmarks.errors import UserError
+from benchmarks.worlds import annotations, small_worlds, weather
+from benchmarks.worlds.appearance import render
+from benchmarks.worlds.scenes import Scene, sample_scene
+from benchmarks.worlds.styles import DOMAINS
+from benchmarks.worlds.writers import PALETTE, write_pair
+
+SEED = 1
+MANIFEST = "manifest.json"
+FEW = 100  # images: fewer are drawn before processes have started
+
+
+@dataclass(frozen=True)
+class World:
+    """How many images of a domain are rendered, and into which split of its card."""
+
+    split: str
+    images: int
+
+
+WORLDS = {
+    "gtav": World("train", 760),  # 600 to train on, 160 held out by the protocol
+    "cityscapes": World("val", 160),
+    "bdd100k": World("val", 160),
+    "mapillary": World("val", 160),
+}
+
+
+def sample(domain: str, index: int, seed: int = SEED) -> tuple[Scene, np.ndarray]:
+    """Scene and photograph (uint8 RGB) number `index` of a domain."""
+    rng = np.random.default_rng([seed, list(DOMAINS).index(domain), index])
+    scene = sample_scene(rng)
+    return scene, render(scene, DOMAINS[domain](rng), rng)
+
+
+def render_worlds(root: Path, seed: int = SEED) -> Path:
+    """Write all domains below `root` with a manifest of hashes, unless that is done already.
+
+    Everything is rendered beside `root` first and moved there when complete.
+    Raises UserError where `root` holds something that is not a rendered mini world.
+    """
+    origin = {"seed": seed, "renderer": renderer_hash()}
+    if (root / MANIFEST).is_file():
+        manifest = json.loads((root / MANIFEST).read_text())
+        if manifest["origin"] == origin and all((root / f).is_file() for f in manifest["files"]):
+            return root
+    elif root.exists() and any(root.iterdir()):
+        raise UserError(
+            f"{root} holds files that are no mini worlds; give another folder or empty it"
+        )
+    partial = root.parent / f".{root.name}.{os.getpid()}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _render_all(partial, seed, origin)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(
+            f"{root}: cannot render there: {error.strerror}; give another --root"
+        ) from error
+    shutil.rmtree(root, ignore_errors=True)
+    partial.rename(root)
+    return root
+
+
+def _render_all(root: Path, seed: int, origin: dict) -> None:
+    with _mapping() as each:
+        shares = {domain: _render_domain(root, domain, seed, each) for domain in WORLDS}
+        boxes = {
+            f"{domain}/{split}": annotations.statistics(images)
+            for domain in weather.WORLDS
+            for split, images in weather.render_domain(root, domain, seed, each).items()
+        }
+    small_worlds.render_all(root, seed)
+    files = sorted(f for f in root.rglob("*") if f.is_file())
+    manifest = {
+        "origin": origin,
+        "class_share": shares,
+        "boxes": boxes,
+        "files": {
+            f.relative_to(root).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest()
+            for f in files
+        },
+    }
+    (root / MANIFEST).write_text(json.dumps(manifest, indent=1))
+
+
+def renderer_hash() -> str:
+    """SHA-256 over the source files that decide what a mini world looks like."""
+    here = Path(__file__).parent
+    names = ("canvas", "objects", "vehicles", "scenes", "styles", "appearance", "worlds")
+    names += ("annotations", "weather", "writers", "small_worlds")
+    return hashlib.sha256(b"".join((here / f"{n}.py").read_bytes() for n in names)).hexdigest()
+
+
+@contextmanager
+def _mapping() -> Iterator[Callable[..., Iterable]]:
+    """A `map` over processes, one for each processor; the plain one for a few images."""
+    if sum(world.images for world in WORLDS.values()) <= FEW:
+        yield map
+        return
+    processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        yield partial(pool.map, chunksize=8)
+
+
+def _render_domain(
+    root: Path, domain: str, seed: int, each: Callable[..., Iterable]
+) -> dict[str, float]:
+    """Write one domain with the boxes of its objects; returns the share of pixels per class."""
+    card, images = load_card(domain), WORLDS[domain].images
+    counts = np.zeros(256, dtype=np.int64)
+    boxes = []
+    drawn = each(partial(_render_image, root, domain, seed), range(images))
+    for pixels, objects in track(drawn, f"rendering {domain}", total=images, transient=True):
+        counts += pixels
+        boxes.append(objects)
+    (root / "boxes").mkdir(exist_ok=True)
+    (root / "boxes" / f"{domain}.json").write_text(json.dumps(boxes))
+    share = counts / counts.sum()
+    return {c: float(share[i]) for i, c in enumerate(card.classes)} | {"void": float(share[IGNORE])}
+
+
+def _render_image(
+    root: Path, domain: str, seed: int, index: int
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Write one image with its labels; returns the pixels of each class (256) and its boxes."""
+    scene, image = sample(domain, index, seed)
+    name, parts = _file_name(domain, index)
+    write_pair(load_card(domain), root, WORLDS[domain].split, name, image, scene.labels, **parts)
+    pixels = np.bincount(scene.labels.ravel(), minlength=256)
+    return pixels, {"name": name, "objects": scene.boxes()}
+
+
+def _file_name(domain: str, index: int) -> tuple[str, dict[str, str]]:
+    """A name in the manner of the data set, and what else its file pattern needs."""
+    if domain == "gtav":
+        return f"{index + 1:05d}", {}
+    if domain == "cityscapes":
+        city = ("frankfurt", "lindau", "munster")[index % 3]
+        return f"{city}_{index:06d}_000019", {"city": city}
+    return hashlib.md5(f"{domain}{index}".encode(), usedforsecurity=False).hexdigest()[:17], {}
+
+
+def contact_sheet(out: Path, columns: int = 5, scale: int = 2) -> Path:
+    """Write contact_sheet.png: every domain, images above their labels."""
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    colours[: len(PALETTE)] = PALETTE
+    rows = []
+    for domain in WORLDS:
+        pairs = [sample(domain, i) for i in range(columns)]
+        for strip in ([image for _, image in pairs], [colours[scene.labels] for scene, _ in pairs]):
+            rows.append(np.hstack([np.pad(tile, ((1, 1), (1, 1), (0, 0))) for tile in strip]))
+        rows[-2] = cv2.putText(
+            rows[-2].copy(),
+            domain,
+            (4, 12),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.4,
+            (255, 255, 255),
+            1,
+            cv2.LINE_AA,
+        )
+    sheet = cv2.resize(np.vstack(rows), None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+    out.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(out / "contact_sheet.png"), sheet[:, :, ::-1])
+    return out / "contact_sheet.png"
+
+
+def class_shares(root: Path, out: Path) -> Path:
+    """Write class_share.csv: percent of pixels per class (rows) and domain (columns)."""
+    shares = json.loads((root / MANIFEST).read_text())["class_share"]
+    lines = [",".join(["class", *shares])]
+    for name in next(iter(shares.values())):
+        lines.append(",".join([name, *(f"{100 * share[name]:.2f}" for share in shares.values())]))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "class_share.csv").write_text("\n".join(lines) + "\n")
+    return out / "class_share.csv"
