@@ -20,6 +20,7 @@ from benchmarks import protocol, yaml_files
 from benchmarks.data import cards
 from benchmarks.record import Record
 from benchmarks.report import spec as table_spec
+from benchmarks.tasks import load_protocol
 
 
 @contextmanager
@@ -68,7 +69,7 @@ def methods() -> Lines:
 def protocols() -> Lines:
     """Protocols with their titles."""
     for path in sorted(protocol.FOLDER.glob("*.yaml")):
-        yield path.stem, protocol.load_protocol(path.stem).title
+        yield path.stem, load_protocol(path.stem).title
 
 
 def tables() -> Lines:

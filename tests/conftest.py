@@ -2,22 +2,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from small_vits import VITS, build_vit
 from torch import nn
 
-from benchmarks.conformance import vits
 from benchmarks.detection import engines
-
-VITS = vits.KINDS[:2]  # plain ones, fused q, k, v by nature
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("detectron2") and engines.resolve("auto") != "detectron2":
         pytest.skip("Detectron2 is not installed; README.md says how to get it")
-
-
-def build_vit(kind: str, **options: bool) -> nn.Module:
-    """The small random backbone of the conformance checks, with 4 blocks."""
-    return vits.build_vit(kind, depth=4, **options)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,7 +1,7 @@
 """What must hold of a method as it starts and as it trains.
 
 Each property is a function of a `MethodUnderTest` that returns what it measured, or raises
-`Broken` or `NothingToCheck`. Differences are absolute and of features whose entries are of the order of one.
+`Broken` or `NothingToCheck`. Differences are absolute, of features of the order of one.
 """
 
 from collections.abc import Callable

@@ -1,0 +1,234 @@
+"""The command line: quick where nothing is trained; one line, exit code 2 for a user's mistake."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy_runs
+from paths import ROOT
+from toy_records import DATA, FINGERPRINTS, toy_records, toy_table, write_toy_records
+
+from benchmarks.__main__ import main
+from benchmarks.protocol import Protocol
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command line in this process: exit code, stdout, stderr."""
+
+    def call(*argv: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in argv])
+        output = capfd.readouterr()
+        return code, output.out, output.err
+
+    return call
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """A table file, a folder of records, and a task without data or training."""
+
+    def fingerprints(protocol: Protocol, data_root: Path) -> dict[str, str]:
+        return FINGERPRINTS
+
+    toy_table(tmp_path)
+    write_toy_records(tmp_path / "records", toy_records())
+    monkeypatch.setattr("benchmarks.cell.fingerprints", fingerprints)
+    monkeypatch.setattr("benchmarks.run.run_cell", toy_runs.quick)
+    return {
+        "table": tmp_path / "toy_table.yaml",
+        "records": tmp_path / "records",
+        "root": tmp_path,
+        "protocol": DATA / "toy.yaml",
+    }
+
+
+def sweep(toy: dict[str, Path], *more: object) -> list[object]:
+    return [
+        *("sweep", toy["table"], "--profile", "toy", "--data-root", toy["root"]),
+        *("--out", toy["root"] / "runs", "--methods", "freeze,lora", *more),
+    ]
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["list", "tables"], ["list", "protocols"]])
+def test_help_and_lists_do_not_import_torch(argv: list[str]) -> None:
+    code = f"import sys; from benchmarks.__main__ import main; main({argv}); "
+    code += "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_table_does_not_import_torch(toy: dict[str, Path]) -> None:
+    argv = ["table", str(toy["table"]), "--profile", "toy", "--records", str(toy["records"])]
+    code = f"import sys; from benchmarks.__main__ import main; assert main({argv}) == 0; "
+    code += "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_module_runs_and_exits_with_the_code() -> None:
+    wrong = [sys.executable, "-m", "benchmarks", "table", "tabel1"]
+    done = subprocess.run(wrong, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: no table 'tabel1'; did you mean 'table1'?\n"
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("what", ["methods", "protocols", "tables", "datasets"])
+def test_list_prints_one_name_first_on_each_line(what: str, command: Command) -> None:
+    code, out, _ = command("list", what)
+    names = [line.split()[0] for line in out.splitlines()]
+    assert code == 0
+    known = {"methods": "lora", "protocols": "mini_gtav", "tables": "table1", "datasets": "gtav"}
+    assert known[what] in names
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["list", "metods"], "list metods: no such list; did you mean 'methods'?"),
+        (["table", "table1", "--profile", "min"], "no profile 'min'; did you mean 'mini'?"),
+        (["table", "table1", "--format", "htm"], "--format htm: no such format"),
+        (["table", "table1", "--records", "nowhere"], "nowhere: no such folder of records"),
+        (["table", "table1", "--recipe", "controled"], "did you mean 'controlled'?"),
+        (["table", "table1", "--seeds", "0,x", "--records", "."], "--seeds 0,x: expected whole"),
+        (["run", "mini_gta", "lora"], "no protocol 'mini_gta'; did you mean 'mini_gtav'?"),
+        (["run", "mini_gtav", "lor"], "no method 'lor'; did you mean 'lora'?"),
+        (["run", "mini_gtav", "lora", "--set", "method.rang=2"], "no field 'rang'; did you mean"),
+        (["run", "mini_gtav", "lora", "--set", "recipe.lr=fast"], "lr: input should be a valid"),
+        (["run", "mini_gtav", "lora", "--placement", "both"], "no placement 'both'"),
+        (["sweep", "table1", "--methods", "sona"], "no method 'sona'; did you mean 'soma'?"),
+        (["sweep", "table1", "--workers", "0"], "Invalid value for '--workers'"),
+        (["run", "mini_gtav"], "Missing argument"),
+        (["tabel"], "No such command 'tabel'"),
+        (["table", "table1", "--formt", "md"], "No such option: --formt"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(
+    argv: list[str], expected: str, command: Command
+) -> None:
+    code, out, err = command(*argv)
+    assert (code, out) == (2, "")
+    assert expected in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_real_data_needs_a_root(command: Command) -> None:
+    code, _, err = command("run", DATA / "toy.yaml", "lora")
+    assert code == 2
+    assert err == "error: toy reads real data: say where with --data-root\n"
+
+
+def test_unreadable_record_stops_the_table(toy: dict[str, Path], command: Command) -> None:
+    (toy["records"] / "toy/all/lora/seed1.json").write_text('{"schema')
+    code, out, err = command("table", toy["table"], "--profile", "toy", "--records", toy["records"])
+    assert (code, out) == (2, "")
+    assert "lora/seed1.json: not a record" in err
+    assert err.count("\n") == 1
+
+
+def test_table_prints_and_writes_every_format(toy: dict[str, Path], command: Command) -> None:
+    base = ["table", toy["table"], "--profile", "toy", "--records", toy["records"]]
+    folder = toy["root"] / "tables"
+    code, out, _ = command(*base, "--against", toy["records"], "--write", folder)
+    assert code == 0
+    assert out == (folder / "toy_table.md").read_text()
+    assert "against committed records" in out
+    assert {path.name for path in folder.iterdir()} == {
+        *("toy_table.md", "toy_table.csv", "toy_table.tex")
+    }
+    _, text, _ = command(*base, "--format", "csv")
+    assert text == (folder / "toy_table.csv").read_text()
+    _, text, _ = command(*base, "--format", "json", "--seeds", "0,1", "--methods", "lora")
+    assert [(r["method"], r["n"]) for r in json.loads(text)] == [("lora", 2)]
+
+
+def test_placements_of_a_table(toy: dict[str, Path], command: Command) -> None:
+    base = ["table", toy["table"], "--profile", "toy", "--records", toy["records"]]
+    assert "last-two-thirds" not in command(*base)[1]
+    assert "## Placement last-two-thirds" in command(*base, "--placement", "both")[1]
+
+
+def test_sweep_runs_what_is_missing_and_says_so(toy: dict[str, Path], command: Command) -> None:
+    code, out, err = command(*sweep(toy, "--seeds", "0,1", "--workers", 2))
+    assert (code, out) == (0, "")
+    assert "[4/4]" in err
+    assert err.splitlines()[-1] == "4 cells run, 0 recorded before"
+    code, _, err = command(*sweep(toy, "--seeds", "0,1,2"))
+    assert err.splitlines()[-1] == "2 cells run, 4 recorded before"
+    assert len((toy["root"] / "log").read_text().splitlines()) == 6
+
+
+def test_sweep_of_both_placements_takes_all_methods_of_a_seed_first(
+    toy: dict[str, Path], command: Command
+) -> None:
+    command(*sweep(toy, "--seeds", "0,1", "--placement", "both"))
+    order = (toy["root"] / "log").read_text().splitlines()
+    assert [line.split()[0] for line in order] == ["0"] * 4 + ["1"] * 4
+    assert (toy["root"] / "runs/toy/last-two-thirds/lora/seed1.json").exists()
+
+
+def test_local_sweep_trains_each_cell_on_as_many_devices_as_asked(
+    command: Command, toy: dict[str, Path]
+) -> None:
+    code, _, _ = command(*sweep(toy, "--devices", 2))
+    assert code == 0
+    assert "0 freeze 2 1" in (toy["root"] / "log").read_text().splitlines()
+
+
+def test_sweep_with_a_dead_worker_exits_with_2(
+    toy: dict[str, Path], command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.run.run_cell", toy_runs.dies_on_lora_seed_0)
+    code, _, err = command(*sweep(toy, "--workers", 2, "--seeds", "0,1"))
+    assert code == 2
+    assert "error: lora seed 0 (all): its worker died (signal 9); the same command" in err
+
+
+def test_sweep_with_a_failed_cell_exits_with_1(
+    toy: dict[str, Path], command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.run.run_cell", toy_runs.breaks_on_lora)
+    code, _, err = command(*sweep(toy, "--seeds", "0"))
+    assert code == 1
+    assert "failed: lora seed 0 (all): RuntimeError: something unexpected" in err
+
+
+def test_run_prints_scores_and_the_path_of_the_record(
+    toy: dict[str, Path], command: Command
+) -> None:
+    out = toy["root"] / "runs"
+    base = ["run", toy["protocol"], "lora", "--data-root", toy["root"], "--out", out, "--seed", 1]
+    code, text, _ = command(*base)
+    assert code == 0
+    assert text.splitlines()[0] == "lora seed 1: done"
+    assert text.splitlines()[-1] == str(out / "toy/all/lora/seed1.json")
+    assert "cityscapes           mIoU 28.90 (2 images, target)" in text
+    code, again, err = command(*base)
+    assert (code, again, err) == (0, text, "recorded before; nothing was run\n")
+
+
+def test_run_of_another_cell_at_the_same_path_is_refused(
+    toy: dict[str, Path], command: Command, monkeypatch: Any
+) -> None:
+    base = ["run", toy["protocol"], "lora", "--data-root", toy["root"], "--out", toy["root"] / "r"]
+    assert command(*base)[0] == 0
+    monkeypatch.setattr("benchmarks.cell.fingerprints", lambda *_: {"gtav": "other"})
+    code, _, err = command(*base)
+    assert code == 2
+    assert "record of another cell" in err
+    assert err.count("\n") == 1
+
+
+def test_output_cut_off_by_a_pipe_leaves_no_traceback() -> None:
+    code = f"{sys.executable} -m benchmarks list protocols | true"
+    shell = subprocess.run(code, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "Traceback" not in shell.stderr
+    assert os.name == "posix"

@@ -1,0 +1,163 @@
+"""`tune`: the same trials for every method on held-out source data, and what is chosen of them."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import toy_tune
+from paths import ROOT
+from toy_records import DATA, FINGERPRINTS, toy_protocol
+
+from benchmarks import trials, tuning
+from benchmarks.__main__ import main
+from benchmarks.cell import make_cell
+from benchmarks.detection import engines
+from benchmarks.errors import UserError
+from benchmarks.tasks import load_protocol
+from benchmarks.trials import Trial
+
+RATES = (1e-4, 1e-3, 3e-3, 1e-1)
+SEED = 100
+
+
+def trial(method="lora", rate=1e-3, score=40.0, **changes):
+    fields = {"protocol": "toy", "version": 3, "domain": "gtav_held_out", "seed": SEED}
+    row = {"method": method, "backbone_lr": rate, "weight_decay": 0.05, "score": score}
+    return Trial(**(fields | row | changes))
+
+
+def tune(folder: Path, methods: str, *more: object) -> int:
+    argv = [
+        *("tune", DATA / "toy.yaml", "--methods", methods, "--rates", "1e-4,1e-3,3e-3,1e-1"),
+        *("--data-root", folder, "--out", folder / "runs", "--workers", 1, *more),
+    ]
+    return main([str(argument) for argument in argv])
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for trials of the toy protocol, none of which may know of a target."""
+
+    def fingerprints(protocol, data_root):
+        assert list(protocol.scored["target"]) == []
+        return FINGERPRINTS
+
+    monkeypatch.setattr("benchmarks.cell.fingerprints", fingerprints)
+    monkeypatch.setattr("benchmarks.run.run_cell", toy_tune.trained)
+    monkeypatch.setattr("benchmarks.protocol.TRIALS", str(tmp_path / "trials"))
+    return tmp_path
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "trials" / "toy.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_each_trial_is_run_once_and_the_rows_of_other_methods_stay(toy, capsys) -> None:
+    assert tune(toy, "lora,freeze") == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in out[:2]] == [
+        ["lora", "backbone_lr", "0.001", "weight_decay", "0.05", "mIoU", "42.50"],
+        ["freeze", "backbone_lr", "-", "weight_decay", "0.05", "mIoU", "42.50"],
+    ]
+    assert out[2:] == [str(toy / "trials" / "toy.csv")]
+    first = rows(toy)
+    of_lora = [row for row in first if row["method"] == "lora"]
+    assert [row["miou"] for row in of_lora] == ["30.0", "42.5", "42.5", ""]
+    assert [row["chosen"] for row in of_lora] == ["0", "1", "0", "0"]  # the first of equals
+    assert [row["backbone_lr"] for row in first if row["method"] == "freeze"] == [""]
+    assert len((toy / "log").read_text().splitlines()) == 4 + 1  # nothing of freeze has a rate
+    assert tune(toy, "soma,lora") == 0
+    log = (toy / "log").read_text().splitlines()
+    assert len(log) == 5 + 4
+    assert {line.split("+")[0] for line in log[5:]} == {"soma"}
+    methods = [row["method"] for row in rows(toy)]
+    assert methods == ["freeze", *["soma"] * 4, *["lora"] * 4]
+    assert [row for row in rows(toy) if row["method"] == "lora"] == of_lora
+
+
+def test_a_method_whose_trials_all_fail_is_said_and_not_chosen(toy, capsys) -> None:
+    assert tune(toy, "lora", "--rates", "1e-1,2e-1") == 1
+    err = capsys.readouterr().err
+    assert "lora: none of its trials gave a score: loss not finite at step 3" in err
+    assert [row["chosen"] for row in rows(toy)] == ["0", "0"]
+
+
+def test_equals_failures_and_methods() -> None:
+    given = [
+        *(trial("a", 1e-4, None), trial("a", 1e-3, 2.0), trial("a", 3e-3, 2.0)),
+        *(trial("b", 1e-4, 3.0), trial("b", 1e-3, 2.0, chosen=True)),
+        trial("c", 1e-4, None),
+    ]
+    assert [each.chosen for each in trials.choose(given)] == [
+        False,
+        True,
+        False,
+        True,
+        *[False] * 2,
+    ]
+
+
+def cells(method: str = "soma", rates: tuple = RATES, decays: tuple = ()) -> list:
+    return tuning.cells(tuning.source_only(toy_protocol()), method, rates, decays, SEED)
+
+
+def test_weight_decay_of_the_protocol_is_the_same_trial_given_or_not() -> None:
+    grid = cells(decays=(0.0, 0.05))
+    assert len(grid) == 2 * len(RATES)
+    assert {cell.protocol.recipe.weight_decay for cell in grid} == {0.0, 0.05}
+    named = [cell for cell in grid if cell.protocol.recipe.weight_decay == 0.05]
+    assert named == cells()
+
+
+def test_every_method_has_the_same_grid() -> None:
+    grids = [
+        [
+            (cell.protocol.recipe.backbone_lr, cell.protocol.recipe.weight_decay)
+            for cell in cells(method, decays=(0.0, 0.1))
+        ]
+        for method in ("soma", "lora", "full")
+    ]
+    assert grids[0] == grids[1] == grids[2]
+    of_freeze = cells("freeze", decays=(0.0, 0.1))
+    assert [cell.protocol.recipe.weight_decay for cell in of_freeze] == [0.0, 0.1]
+
+
+@pytest.mark.parametrize("name", ["mini_gtav", "mini_sdgod"])
+def test_trials_of_the_written_source_protocols_stay_theirs(name, monkeypatch) -> None:
+    monkeypatch.setattr(engines, "_is_here", lambda: False)
+    (derived,) = tuning.cells(tuning.source_only(load_protocol(name)), "soma", (3e-3,), (), SEED)
+    changes = {"recipe": {"backbone_lr": 3e-3}}
+    written = make_cell(
+        load_protocol(f"{name}_source"), "soma", seed=SEED, changes=changes, data={}
+    )
+    derived = replace(derived, data={})
+    assert (derived.digest, derived.path) == (written.digest, written.path)
+
+
+def test_refuses_what_would_not_be_a_choice(toy, capsys) -> None:
+    blind = toy_protocol().model_copy(update={"validation": ()})
+    with pytest.raises(UserError, match="toy: no validation domain to choose on"):
+        tuning.source_only(blind)
+    for more, words in (
+        (("--seed", 2), "--seed 2: a seed of the tables"),
+        (("--rates", "fast"), "--rates fast: expected numbers"),
+        (("--rates", "-1"), "backbone_lr"),
+        (("--rates", ""), "no trials: give --methods and --rates"),
+    ):
+        assert tune(toy, "soma", *more) == 2
+        err = capsys.readouterr().err
+        assert words in err
+        assert err.count("\n") == 1
+    assert not (toy / "log").exists()
+
+
+def test_the_committed_summary_of_the_mini_profile_is_one() -> None:
+    path = ROOT / "results" / "trials" / "mini_gtav.csv"
+    found, _ = trials.read(path, "mIoU")
+    assert trials.choose(found) == found
+    protocol = load_protocol("mini_gtav")
+    for each in (each for each in found if each.chosen and each.backbone_lr is not None):
+        recipe = protocol.recipe_for(each.method, "controlled")
+        assert (recipe.backbone_lr, recipe.weight_decay) == (each.backbone_lr, each.weight_decay)

@@ -1,0 +1,26 @@
+"""The README shows the committed table, and the committed table is complete."""
+
+import importlib.util
+from types import ModuleType
+
+import pytest
+from paths import ROOT
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("readme", ROOT / "scripts/update_readme.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_readme_shows_the_committed_table(script: ModuleType) -> None:
+    assert script.updated() == script.README.read_text()
+
+
+def test_every_method_has_a_row(script: ModuleType) -> None:
+    rows = script.table().splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows] == [
+        *("full", "freeze", "vpt", "lora", "dora", "pissa", "soma", "soma-release")
+    ]

@@ -1,0 +1,76 @@
+"""Quick stand-ins for `run_cell`, in a module so that spawned workers find them."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from unittest.mock import patch
+
+from toy_records import toy_record
+
+from benchmarks import tasks
+from benchmarks.cell import Cell
+from benchmarks.errors import UserError
+from benchmarks.record import Record
+
+
+def quick(
+    cell: Cell, out: Path, data_root: Path, device: str, progress: bool, **where: int
+) -> Record:
+    """A done record; leaves one line per run in `<data_root>/log`."""
+    with (data_root / "log").open("a") as log:
+        log.write(" ".join((str(cell.seed), cell.label, *map(str, where.values()))) + "\n")
+    return toy_record(cell.label, cell.seed, digest=cell.digest)
+
+
+def slow(cell: Cell, out: Path, data_root: Path, device: str, progress: bool) -> Record:
+    record = quick(cell, out, data_root, device, progress)
+    time.sleep(1.5)  # long enough that a second sweep, still importing, finds it at work
+    return record
+
+
+def breaks_on_lora(cell: Cell, out: Path, data_root: Path, device: str, progress: bool) -> Record:
+    if cell.label == "lora":
+        raise RuntimeError("something\nunexpected")
+    return quick(cell, out, data_root, device, progress)
+
+
+def dies_on_lora_seed_0(
+    cell: Cell, out: Path, data_root: Path, device: str, progress: bool
+) -> Record:
+    if cell.label == "lora" and cell.seed == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return quick(cell, out, data_root, device, progress)
+
+
+def data_is_broken(cell: Cell, out: Path, data_root: Path, device: str, progress: bool) -> Record:
+    raise UserError("image_7.png: truncated; fetch it again")
+
+
+def disk_is_full(cell: Cell, out: Path, data_root: Path, device: str, progress: bool) -> Record:
+    raise OSError(28, "No space left on device", "checkpoint")
+
+
+def never_ends(cell: Cell, out: Path, data_root: Path, device: str, progress: bool) -> Record:
+    (data_root / f"started{os.getpid()}").touch()
+    time.sleep(60)
+    return quick(cell, out, data_root, device, progress)
+
+
+def trains(
+    cell: Cell, out: Path, data_root: Path, device: str, progress: bool, **where: int
+) -> Record:
+    """`run_cell` on a slow toy task.
+
+    Each start leaves a line in `<data_root>/log`: the cell's seed, and whether it was resumed.
+    """
+    from toy_task import SlowTask
+
+    from benchmarks import run
+
+    resumed = Path(f"{out / cell.path}.checkpoint").exists()
+    with (data_root / "log").open("a") as log:
+        log.write(f"{cell.seed} {'resumed' if resumed else 'new'}\n")
+    slow = SlowTask("slow_task")
+    with patch.object(tasks, "task_of", lambda _: slow):
+        return run.run_cell(cell, out, data_root, device, progress, **where)
