@@ -116,7 +116,7 @@ class Canvas:
         corners = [p(x[0], y[0], z), p(x[1], y[0], z), p(x[1], y[1], z), p(x[0], y[1], z)]
         self.polygon(corners, look, z, instance, tone)
 
-    def disc(
+    def disc(  # noqa: PLR0913 - a point, its size and its look
         self,
         x: float,
         y: float,
