@@ -21,7 +21,7 @@ from benchmarks.data.files import Absent, Pair
 from benchmarks.data.loading import loaded
 from benchmarks.detection import reading as detection
 from benchmarks.errors import UserError
-from benchmarks.segmentation import reading as segmentation
+from benchmarks.segmentation import data as segmentation
 from benchmarks.worlds.worlds import MANIFEST
 
 
@@ -32,14 +32,14 @@ class Finding:
     Attributes:
         fault: one line, empty where all is well; nothing else is set then.
         size: (height, width) of the image. counts: pixels or boxes of each class of the card.
-        mended: what is handled in memory (see `voc.Objects`).
+        repaired: what is handled in memory (see `detection.reading.Objects`).
         digests: SHA-256 of image and ground truth.
     """
 
     fault: str = ""
     size: tuple[int, int] = (0, 0)
     counts: tuple[int, ...] = ()
-    mended: Counter = field(default_factory=Counter)
+    repaired: Counter = field(default_factory=Counter)
     digests: tuple[str, str] = ("", "")
 
 
@@ -51,7 +51,7 @@ class Summary:
         images: how many belong to the split, after its rule for images without a box.
         edition: which known edition has that many; "" for none.
         counted: what `classes` counts of each class. sizes: "width x height" -> images.
-        empty: images without a pixel or box of any class. mended: see `Finding`.
+        empty: images without a pixel or box of any class. repaired: see `Finding`.
         listing: the list file with its hash, where the split has one.
         fingerprint: what records carry. contents: the same, over the SHA-256 of every file in place
             of its number of bytes.
@@ -63,7 +63,7 @@ class Summary:
     sizes: dict[str, int]
     classes: dict[str, int]
     empty: int
-    mended: dict[str, int]
+    repaired: dict[str, int]
     listing: str | None
     fingerprint: str
     contents: str
@@ -175,7 +175,7 @@ def _finding(pair: Pair, card: Card) -> Finding:
     if card.boxes:
         image, found = detection.read_pair(pair, card)
         counts = np.bincount(found.labels, minlength=len(card.classes))
-        return Finding("", image.shape[:2], tuple(counts.tolist()), found.mended, digests)
+        return Finding("", image.shape[:2], tuple(counts.tolist()), found.repaired, digests)
     image, label = segmentation.read_pair(pair, card)
     counts = np.bincount(label.ravel(), minlength=256)[: len(card.classes)]
     return Finding("", image.shape[:2], tuple(counts.tolist()), digests=digests)
@@ -222,7 +222,7 @@ def _summary(card: Card, root: Path, split: str, findings: dict[Pair, Finding]) 
         sizes=dict(Counter(f"{width}x{height}" for height, width in (f.size for f in found))),
         classes=dict(zip(card.classes, totals.tolist(), strict=True)),
         empty=empty,
-        mended=dict(sum((each.mended for each in found), Counter())),
+        repaired=dict(sum((each.repaired for each in found), Counter())),
         listing=card.listing(root, split) if boxes else None,
         fingerprint=card.fingerprint(root, split),
         contents=card.fingerprint(root, split, digests.__getitem__),

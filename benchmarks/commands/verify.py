@@ -82,9 +82,9 @@ def _notes(found: "Summary") -> Iterator[str]:
         yield f"no pixel of {', '.join(missing)}"
     if found.empty:
         yield f"{found.empty} images without {found.counted} of any class"
-    if found.mended:
-        parts = ", ".join(f"{count} {what}" for what, count in sorted(found.mended.items()))
-        yield f"boxes mended in memory while reading: {parts}"
+    if found.repaired:
+        parts = ", ".join(f"{count} {what}" for what, count in sorted(found.repaired.items()))
+        yield f"boxes repaired in memory while reading: {parts}"
 
 
 def _write(file: Path, card: str, report: "Report") -> None:

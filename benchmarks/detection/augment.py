@@ -99,8 +99,8 @@ def visible(
         augment: `min_side` and `min_visible`.
     """
     sides, full = inside[:, 2:] - inside[:, :2], whole[:, 2:] - whole[:, :2]
-    share = sides.clip(min=0).prod(1) / full.prod(1)
-    kept = (sides >= augment.min_side).all(1) & (share >= augment.min_visible)
+    visible_share = sides.clip(min=0).prod(1) / full.prod(1)
+    kept = (sides >= augment.min_side).all(1) & (visible_share >= augment.min_visible)
     return inside[kept], labels[kept]
 
 

@@ -46,8 +46,8 @@ class TrainingSamples(Dataset):
         self.pairs: list[tuple[Pair, Card]] = []
         for source in sources:
             card = load_card(source.card, "boxes")
-            found = training_pairs(source, root, augment.difficult, augment.empty)
-            self.pairs += [(pair, card) for pair in found]
+            pairs = training_pairs(source, root, augment.difficult, augment.empty)
+            self.pairs += [(pair, card) for pair in pairs]
         self.augment, self.statistics, self.seed = augment, statistics, seed
         self.index = Order(len(self.pairs), seed)
 
@@ -55,13 +55,14 @@ class TrainingSamples(Dataset):
         """Sample n: see `augment.training_sample`."""
         pair, card = self.pairs[self.index(n)]
         try:
-            image, found = read_pair(pair, card)
+            image, objects = read_pair(pair, card)
         except UserError as error:
             return error
-        learnt = trainable_boxes(found, self.augment.difficult)
+        trainable = trainable_boxes(objects, self.augment.difficult)
+        boxes, labels = objects.boxes[trainable], objects.labels[trainable]
         rng = stream(self.seed, "augmentation", n)
         return augmentation.training_sample(
-            image, found.boxes[learnt], found.labels[learnt], self.augment, self.statistics, rng
+            image, boxes, labels, self.augment, self.statistics, rng
         )
 
 
@@ -105,15 +106,15 @@ class EvaluationSamples(Dataset):
         """See `evaluation_samples`."""
         pair = self.pairs[index]
         try:
-            image, found = read_pair(pair, self.card)
+            image, objects = read_pair(pair, self.card)
         except UserError as error:
             return error
-        fitted = resize_to(image, self.domain)
-        height, width = (new / old for new, old in zip(fitted.shape, found.size, strict=False))
+        resized = resize_to(image, self.domain)
+        height, width = (new / old for new, old in zip(resized.shape, objects.size, strict=False))
         return {
-            "image": torch.from_numpy(normalise(fitted, self.statistics)),
+            "image": torch.from_numpy(normalise(resized, self.statistics)),
             "scale": (height, width),
-            "objects": found,
+            "objects": objects,
             "name": pair.name,
         }
 
@@ -135,6 +136,6 @@ def evaluation_samples(
 
 
 def _collate(samples: list[dict[str, np.ndarray]]) -> Batch:
-    arrays = {key: [torch.from_numpy(each[key]) for each in samples] for key in samples[0]}
+    arrays = {key: [torch.from_numpy(sample[key]) for sample in samples] for key in samples[0]}
     stacked = {key: torch.stack(arrays[key]) for key in ("image", "size")}
     return stacked | {key: arrays[key] for key in ("boxes", "labels")}

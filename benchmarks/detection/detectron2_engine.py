@@ -29,7 +29,7 @@ from detectron2.utils.events import EventStorage
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from benchmarks.detection.detections import Detections
+from benchmarks.detection.predictions import Detections
 from benchmarks.detection.pyramid import fitting_strides, last_map, padded
 from benchmarks.detection.settings import FasterRCNN, Matching, Pyramid, Roi, Rpn
 from benchmarks.errors import UserError
@@ -83,7 +83,7 @@ class Detector(nn.Module):
     def forward(self, batch: dict[str, Tensor | list[Tensor]]) -> dict[str, Tensor]:
         """Losses of a batch, to be added up; both as in `torchvision_engine`.
 
-        Which anchors and proposals are learnt is drawn from torch's global generator.
+        Which anchors and proposals take part is drawn from torch's global generator.
 
         Raises:
             FloatingPointError: a proposal is not finite.
@@ -106,14 +106,16 @@ class Detector(nn.Module):
         The module has to be in evaluation mode.
         """
         height, width = images.shape[-2:]
-        results = self.rcnn([{"image": each, "height": height, "width": width} for each in images])
+        results = self.rcnn(
+            [{"image": image, "height": height, "width": width} for image in images]
+        )
         return [
             Detections(
-                each.pred_boxes.tensor.cpu().numpy(),
-                each.scores.cpu().numpy(),
-                each.pred_classes.cpu().numpy(),
+                instances.pred_boxes.tensor.cpu().numpy(),
+                instances.scores.cpu().numpy(),
+                instances.pred_classes.cpu().numpy(),
             )
-            for each in (result["instances"] for result in results)
+            for instances in (result["instances"] for result in results)
         ]
 
 
@@ -154,8 +156,8 @@ class PaddedRCNN(GeneralizedRCNN):
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """The padded images, (B, 3, h, w), with their sizes."""
-        images = torch.stack([each["image"] for each in batched_inputs])
-        sizes = [(each["height"], each["width"]) for each in batched_inputs]
+        images = torch.stack([image["image"] for image in batched_inputs])
+        sizes = [(image["height"], image["width"]) for image in batched_inputs]
         return ImageList(padded(images, self.multiple), sizes)
 
 
@@ -164,7 +166,7 @@ class Float32:
 
     def forward(self, images: ImageList, features: Mapping[str, Tensor], *others: Any) -> Any:
         """As the head's."""
-        features = {name: each.float() for name, each in features.items()}
+        features = {name: level.float() for name, level in features.items()}
         with torch.autocast(images.device.type, enabled=False):
             return super().forward(images, features, *others)
 

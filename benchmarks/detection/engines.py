@@ -40,22 +40,22 @@ def load(asked: str) -> ModuleType:
     Raises:
         UserError: as `resolve`, or the engine's library cannot be imported.
     """
-    found = resolve(asked)
+    engine = resolve(asked)
     try:
-        return importlib.import_module(_MODULES[found])
+        return importlib.import_module(_MODULES[engine])
     except ImportError as error:
         raise UserError(
-            f"engine {found}: installed, but not to be imported ({error}); install it again, or "
+            f"engine {engine}: installed, but not to be imported ({error}); install it again, or "
             "set another engine in the protocol"
         ) from error
 
 
 def announcement(asked: str) -> str:
     """One line for whoever starts a run: which engine, and why."""
-    found = resolve(asked)
+    engine = resolve(asked)
     if asked != "auto":
-        return f"engine {found}, as the protocol says"
-    if found == REFERENCE:
+        return f"engine {engine}, as the protocol says"
+    if engine == REFERENCE:
         return "engine auto: detectron2"
     return "engine auto: torchvision, since Detectron2 is not installed here"
 

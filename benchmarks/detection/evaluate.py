@@ -15,7 +15,7 @@ from torch import nn
 from benchmarks.data.cards import load_card
 from benchmarks.detection import metrics, predictions
 from benchmarks.detection.data import evaluation_samples
-from benchmarks.detection.detections import Detections
+from benchmarks.detection.predictions import Detections
 from benchmarks.detection.settings import DetectionProtocol
 from benchmarks.distributed import WHOLE, Shard
 from benchmarks.errors import UserError
@@ -45,12 +45,12 @@ def evaluate(
     model.eval()
     try:
         samples = evaluation_samples(protocol, data_root, domain, shard)
-        found = shard.gather(_found(model, samples))
+        scored = shard.gather(_detected(model, samples))
     finally:
         model.train(training)
-    names = [sample["name"] for sample, _ in found]
-    truth = [sample["objects"] for sample, _ in found]
-    detections = [each for _, each in found]
+    names = [sample["name"] for sample, _ in scored]
+    truth = [sample["objects"] for sample, _ in scored]
+    detections = [detected for _, detected in scored]
     classes = load_card(domain.card, "boxes").classes
     scores = metrics.scores(truth, detections, classes)
     if scores[protocol.metric] is None:
@@ -62,14 +62,14 @@ def evaluate(
     return Result(scores, {}, len(names), {".json.gz": write})
 
 
-def _found(
+def _detected(
     model: nn.Module, samples: Iterable[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], Detections]]:
     """Every sample with what is found in it, in pixels of its file; neighbours run together."""
     device = next(model.parameters()).device
-    for _, group in groupby(samples, key=lambda each: each["image"].shape):
+    for _, group in groupby(samples, key=lambda sample: sample["image"].shape):
         while chunk := list(islice(group, IMAGES_PER_FORWARD)):
-            images = torch.stack([each["image"] for each in chunk]).to(device)
+            images = torch.stack([sample["image"] for sample in chunk]).to(device)
             for sample, detections in zip(chunk, model.detect(images), strict=True):
                 yield _without_image(sample), in_file(detections, sample["scale"])
 

@@ -12,8 +12,8 @@ import numpy as np
 from benchmarks import yaml_files
 from benchmarks.data.cards import Card, Pair, load_card
 from benchmarks.detection import predictions
-from benchmarks.detection.detections import Detections, Objects
-from benchmarks.detection.reading import evaluation_pairs, read_pair
+from benchmarks.detection.predictions import Detections
+from benchmarks.detection.reading import Objects, evaluation_pairs, read_pair
 from benchmarks.detection.settings import DetectionProtocol
 from benchmarks.errors import UserError
 from benchmarks.protocol import Domain

@@ -11,17 +11,44 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from benchmarks.detection.detections import Detections
 from benchmarks.errors import UserError
 from benchmarks.record import write_atomically
 
 PIXEL_DECIMALS = 2
 SCORE_DECIMALS = 5
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector found in one image.
+
+    Attributes:
+        boxes: (n, 4), x1, y1, x2, y2 in pixels of the file: corners of continuous boxes of width
+            x2 - x1. An inverted one (x2 < x1) overlaps nothing.
+        scores: (n,). Ties are broken by the order: what stands first counts first.
+        labels: int (n,), from 0 on.
+
+    Raises:
+        ValueError: the shapes differ, or a number is not finite.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        count = len(self.scores)
+        shapes = self.boxes.shape, self.scores.shape, self.labels.shape
+        if shapes != ((count, 4), (count,), (count,)):
+            raise ValueError(f"boxes, scores and labels have shapes {shapes}")
+        if not (np.isfinite(self.boxes).all() and np.isfinite(self.scores).all()):
+            raise ValueError("a detection is not finite")
 
 
 def rounded(detections: Detections) -> Detections:
@@ -35,10 +62,10 @@ def rounded(detections: Detections) -> Detections:
 
 def entries(detections: Sequence[Detections]) -> Iterator[dict[str, Any]]:
     """COCO results, without file names, of images 1, 2, ... in their order."""
-    for image, each in enumerate(map(rounded, detections), start=1):
-        corners, sizes = each.boxes[:, :2], each.boxes[:, 2:] - each.boxes[:, :2]
+    for image, kept in enumerate(map(rounded, detections), start=1):
+        corners, sizes = kept.boxes[:, :2], kept.boxes[:, 2:] - kept.boxes[:, :2]
         boxes = np.hstack([corners, sizes]).round(PIXEL_DECIMALS).tolist()
-        rows = zip(boxes, each.scores.tolist(), each.labels.tolist(), strict=True)
+        rows = zip(boxes, kept.scores.tolist(), kept.labels.tolist(), strict=True)
         for box, score, label in rows:
             yield {"image_id": image, "category_id": label + 1, "bbox": box, "score": score}
 
@@ -81,7 +108,7 @@ def read(path: Path, names: Sequence[str]) -> list[Detections]:
     Raises:
         UserError: unreadable, no such file of results, or made from another list of images.
     """
-    mend = "delete it and run its cell again"
+    fix = "delete it and run its cell again"
     try:
         with gzip.open(path, "rb") as file:
             results = json.loads(file.read())
@@ -98,12 +125,12 @@ def read(path: Path, names: Sequence[str]) -> list[Detections]:
             x, y, width, height = result["bbox"]
             box = x, y, x + width, y + height
             rows[place].append((*box, result["score"], result["category_id"] - 1))
-        return [_detections(each) for each in rows]
+        return [_detections(image) for image in rows]
     except (OSError, EOFError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{path}: predictions cannot be read ({why}); {mend}") from None
+        raise UserError(f"{path}: predictions cannot be read ({why}); {fix}") from None
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: no COCO results ({error!r}); {mend}") from None
+        raise UserError(f"{path}: no COCO results ({error!r}); {fix}") from None
 
 
 def _detections(rows: list[tuple]) -> Detections:

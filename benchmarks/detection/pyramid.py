@@ -41,10 +41,10 @@ class SimplePyramid(nn.Module):
 
 def last_map(backbone: nn.Module, features: Sequence[int], images: Tensor) -> Tensor:
     """Output of the one block in `features`, before any final norm: (B, width, h, w)."""
-    (found,) = backbone.forward_intermediates(
+    (feature_map,) = backbone.forward_intermediates(
         images, indices=list(features), norm=False, stop_early=True, intermediates_only=True
     )
-    return found
+    return feature_map
 
 
 def fitting_strides(
@@ -72,12 +72,12 @@ def strides(patch: int, spec: settings.Pyramid) -> list[int]:
     Raises:
         ValueError: a level would be finer than the image.
     """
-    found = [patch / scale for scale in spec.scales]
+    exact = [patch / scale for scale in spec.scales]
     if spec.extra:
-        found.append(2 * found[-1])
-    if any(stride != int(stride) for stride in found):
+        exact.append(2 * exact[-1])
+    if any(stride != int(stride) for stride in exact):
         raise ValueError(f"patches of {patch} pixels have no level at scale {spec.scales[0]}")
-    return [int(stride) for stride in found]
+    return [int(stride) for stride in exact]
 
 
 def _level(width: int, scale: float, channels: int) -> nn.Sequential:

@@ -24,8 +24,8 @@ class DetectionAugment(Strict):
         negative_crops: whether a crop may lose every box of its image. If not, it is drawn again,
             at most 10 times.
         flip: probability. photometric: brightness, contrast, saturation, hue.
-        difficult: whether boxes flagged as difficult are learnt.
-        empty: whether source images without a box to learn take part.
+        difficult: whether boxes flagged as difficult are trained on.
+        empty: whether source images without a box to train on take part.
     """
 
     base: tuple[Count, Count]
@@ -66,8 +66,9 @@ class Matching(Strict):
 
     Attributes:
         positive, negative: a box is an object from this overlap (IoU) on, and background below that
-            one; in between it is not learnt.
-        samples: boxes per image that are learnt. positive_share: at most so many of them objects.
+            one; in between it takes no part.
+        samples: boxes per image that are trained on.
+        positive_share: at most so many of them objects.
     """
 
     positive: Fraction

@@ -15,7 +15,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import roi_align
 
-from benchmarks.detection.detections import Detections
+from benchmarks.detection.predictions import Detections
 from benchmarks.detection.pyramid import SimplePyramid, fitting_strides, last_map, padded
 from benchmarks.detection.settings import FasterRCNN, Kept, Roi, Rpn
 
@@ -50,7 +50,7 @@ class Detector(nn.Module):
     def forward(self, batch: dict[str, Tensor | list[Tensor]]) -> dict[str, Tensor]:
         """Losses of a batch, to be added up.
 
-        Which anchors and proposals are learnt is drawn from torch's global generator. Each loss is
+        Which anchors and proposals take part is drawn from torch's global generator. Each loss is
         a mean over what was drawn. Parts of a batch therefore average to the loss of the whole one
         where every image gives its full number of samples, as is usual, but for other draws.
 
@@ -92,11 +92,11 @@ class Detector(nn.Module):
             results, _ = self.roi(levels, proposals, sizes)
         return [
             Detections(
-                each["boxes"].cpu().numpy(),
-                each["scores"].cpu().numpy(),
-                each["labels"].cpu().numpy() - 1,
+                result["boxes"].cpu().numpy(),
+                result["scores"].cpu().numpy(),
+                result["labels"].cpu().numpy() - 1,
             )
-            for each in results
+            for result in results
         ]
 
 
@@ -160,7 +160,7 @@ class Pooling(nn.Module):
 
 
 def _named(maps: list[Tensor]) -> dict[str, Tensor]:
-    return {str(index): each.float() for index, each in enumerate(maps)}
+    return {str(index): level.float() for index, level in enumerate(maps)}
 
 
 def _proposals(spec: Rpn, channels: int) -> RegionProposalNetwork:

@@ -15,7 +15,7 @@ from benchmarks.detection.reading import read_pair as read_boxes
 from benchmarks.detection.reading import trainable_boxes
 from benchmarks.dry_run import project
 from benchmarks.record import Parameters
-from benchmarks.segmentation.reading import read_pair
+from benchmarks.segmentation.data import read_pair
 from benchmarks.tasks import load_protocol
 from benchmarks.worlds import stand_in
 

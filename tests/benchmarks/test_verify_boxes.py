@@ -31,7 +31,7 @@ def write(home: Path, index: int, *objects: str, size: tuple[int, int] = (40, 64
     return file
 
 
-def test_objects_and_what_was_mended_are_counted(home: Path, tmp_path: Path) -> None:
+def test_objects_and_what_was_repaired_are_counted(home: Path, tmp_path: Path) -> None:
     good = (5, 5, 20, 20)
     write(home, 0, box("bus", good), box("bike", (-1, 5, 20, 20)), box("car", (5, 5, 80, 20)))
     write(home, 1, box("car", (5.5, 5, 20, 20)), box("truck", (30, 5, 20, 20)))
@@ -42,7 +42,7 @@ def test_objects_and_what_was_mended_are_counted(home: Path, tmp_path: Path) -> 
     found, with_boxes = report.splits.values()
     counts = {"bus": 1, "bike": 1, "car": 3, "motor": 0, "person": 0, "rider": 0, "truck": 0}
     assert found.classes == with_boxes.classes == counts
-    assert found.mended == {"clamped": 2, "fractional": 1, "dropped": 2}
+    assert found.repaired == {"clamped": 2, "fractional": 1, "dropped": 2}
     assert (found.images, found.empty) == (4, 1)
     assert (with_boxes.images, with_boxes.empty) == (3, 1)
     digest = hashlib.sha256((home / "ImageSets/Main/test.txt").read_bytes()).hexdigest()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from paths import DATA
 
-from benchmarks.detection.detections import Detections
+from benchmarks.detection.predictions import Detections
 
 ORACLE = json.loads((DATA / "voc_ap.json").read_text(encoding="utf-8"))
 CLASSES = ORACLE["classes"]

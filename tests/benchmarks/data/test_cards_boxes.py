@@ -212,7 +212,7 @@ def test_every_label_id_as_an_instance(number: int, tmp_path: Path) -> None:
     for label_id in range(34):
         for value in (label_id, 1000 * label_id + number):  # alone it is a group, or no thing
             Image.fromarray(np.full((4, 6), value, np.uint16)).save(file)
-            found = reading.objects(cards.Pair("a", file, file), card).labels.tolist()
+            found = reading.read_objects(cards.Pair("a", file, file), card).labels.tolist()
             thing = label_id in expected and value >= 1000
             assert found == ([expected[label_id]] if thing else []), value
 

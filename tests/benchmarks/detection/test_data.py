@@ -78,7 +78,7 @@ def test_nothing_to_learn(tmp_path: Path) -> None:
     label = SDGOD.path(tmp_path, SOURCE.split, "labels", name=names_[1])
     label.write_text(annotation(box("car", (1, 1, 20, 20), 1)))
     assert len(reading.training_pairs(SOURCE, tmp_path, "keep", "drop")) == 1
-    with pytest.raises(UserError, match="no image has a box to learn"):
+    with pytest.raises(UserError, match="no image has a box to train on"):
         reading.training_pairs(SOURCE, tmp_path, "drop", "drop")
 
 
@@ -163,7 +163,7 @@ def test_evaluation_sample_keeps_boxes_in_file_pixels(tmp_path: Path) -> None:
     assert [sample["name"] for sample in samples] == written
     assert samples[0]["image"].shape == (3, 20, 32)
     assert samples[0]["scale"] == (0.5, 0.5)
-    stored = reading.objects(SDGOD.pairs(tmp_path, NIGHT.split)[0], SDGOD)
+    stored = reading.read_objects(SDGOD.pairs(tmp_path, NIGHT.split)[0], SDGOD)
     np.testing.assert_array_equal(samples[0]["objects"].boxes, stored.boxes)
     assert len(samples[1]["objects"]) == 0
     stretched = NIGHT.model_copy(update={"size": (20, 64), "keep_ratio": False})

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from toy_detections import Truth, crowded
 
-from benchmarks.detection.detections import Detections
-from benchmarks.detection.voc_ap import voc_scores
+from benchmarks.detection.metrics import voc_scores
+from benchmarks.detection.predictions import Detections
 
 pytestmark = pytest.mark.detectron2
 CLASSES = ("bus", "bike", "car")

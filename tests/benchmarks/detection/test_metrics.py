@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_detections import BOX, CLASSES, FAR, ORACLE, Truth, crowded, found, from_oracle, truth
 
-from benchmarks.detection.metrics import Detections, scores
-from benchmarks.detection.voc_ap import iou, voc_scores
+from benchmarks.detection.metrics import Detections, iou, scores, voc_scores
 
 
 def differing(oracle: dict, every_truth: list, every_found: list) -> set[tuple[str, str]]:

@@ -17,8 +17,8 @@ from benchmarks.cell import fingerprints, make_cell, protocol_semantics
 from benchmarks.data.cards import load_card
 from benchmarks.detection import engines, predictions, task
 from benchmarks.detection.data import evaluation_samples
-from benchmarks.detection.detections import Detections
 from benchmarks.detection.metrics import scores
+from benchmarks.detection.predictions import Detections
 from benchmarks.detection.settings import DetectionProtocol
 from benchmarks.errors import UserError
 from benchmarks.tasks import load_protocol

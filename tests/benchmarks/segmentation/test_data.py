@@ -1,15 +1,20 @@
+"""Segmentation from files to samples: every encoding, bad files, halving, order, batches."""
+
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny_worlds import tiny_protocol, write_world
+from PIL import Image
+from tiny_worlds import parts, tiny_protocol, write_label, write_rgb16, write_world
 
 from benchmarks.cell import fingerprints
+from benchmarks.data.cards import load_card
+from benchmarks.data.files import Pair
 from benchmarks.data.transforms import resize_to
 from benchmarks.errors import UserError
 from benchmarks.protocol import Domain
-from benchmarks.segmentation import data, reading
+from benchmarks.segmentation import data
 
 GTAV = Domain(domain="gtav", card="gtav", split="train")
 
@@ -21,21 +26,21 @@ def test_holdout_and_limit(tmp_path: Path) -> None:
     def shown(pairs: list) -> list[str]:
         return [pair.name for pair in pairs]
 
-    assert shown(reading.training_pairs(domain, tmp_path)) == names[:4]
-    assert shown(reading.evaluation_pairs(domain, tmp_path)) == names[4:]
-    assert shown(reading.evaluation_pairs(GTAV, tmp_path)) == names
+    assert shown(data.training_pairs(domain, tmp_path)) == names[:4]
+    assert shown(data.evaluation_pairs(domain, tmp_path)) == names[4:]
+    assert shown(data.evaluation_pairs(GTAV, tmp_path)) == names
     limited = domain.model_copy(update={"limit": 1})
-    assert shown(reading.training_pairs(limited, tmp_path)) == names[:1]
-    assert shown(reading.evaluation_pairs(limited, tmp_path)) == names[4:5]
+    assert shown(data.training_pairs(limited, tmp_path)) == names[:1]
+    assert shown(data.evaluation_pairs(limited, tmp_path)) == names[4:5]
 
 
 def test_excluded_pairs_are_left_out_before_holdout_and_limit(tmp_path: Path) -> None:
     names = write_world(tmp_path, count=6)
     domain = GTAV.model_copy(update={"holdout": 2, "exclude": (names[0], names[5])})
-    assert [pair.name for pair in reading.training_pairs(domain, tmp_path)] == names[1:3]
-    assert [pair.name for pair in reading.evaluation_pairs(domain, tmp_path)] == names[3:5]
+    assert [pair.name for pair in data.training_pairs(domain, tmp_path)] == names[1:3]
+    assert [pair.name for pair in data.evaluation_pairs(domain, tmp_path)] == names[3:5]
     unknown = GTAV.model_copy(update={"exclude": ("zurich",)})
-    for pairs in (reading.training_pairs, reading.evaluation_pairs):
+    for pairs in (data.training_pairs, data.evaluation_pairs):
         with pytest.raises(UserError, match="exclude: no pair of gtav is called 'zurich'"):
             pairs(unknown, tmp_path)
 
@@ -53,9 +58,9 @@ def test_halved_domain_in_training_and_evaluation(tmp_path: Path) -> None:
 def test_everything_held_out(tmp_path: Path) -> None:
     write_world(tmp_path, count=2)
     with pytest.raises(UserError, match="leave none to train on"):
-        reading.training_pairs(GTAV.model_copy(update={"holdout": 2}), tmp_path)
+        data.training_pairs(GTAV.model_copy(update={"holdout": 2}), tmp_path)
     with pytest.raises(UserError, match="fewer than the 3 held out"):
-        reading.evaluation_pairs(GTAV.model_copy(update={"holdout": 3}), tmp_path)
+        data.evaluation_pairs(GTAV.model_copy(update={"holdout": 3}), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +133,7 @@ def test_epochs_are_permutations_of_all_sources(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_unreadable_training_file_is_one_line(workers: int, tmp_path: Path) -> None:
     write_world(tmp_path, count=3)
-    for pair in reading.training_pairs(GTAV, tmp_path):
+    for pair in data.training_pairs(GTAV, tmp_path):
         pair.image.write_bytes(b"")
     protocol = tiny_protocol()
     protocol.recipe.loader_workers = workers
@@ -161,3 +166,135 @@ def test_domain_names_and_fingerprints(tmp_path: Path) -> None:
     assert set(prints) == {"gtav", *names}
     assert prints["gtav"] == prints["gtav_held_out"] != prints["bdd100k"]
     assert all(len(value) == 64 for value in prints.values())
+
+
+def only_pair(root: Path, domain: Domain = GTAV) -> Pair:
+    return data.evaluation_pairs(domain, root)[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["acdc", "bdd100k", "cityscapes", "gtav", "mapillary", "synthia", "urbansyn"]
+)
+def test_reading_undoes_each_encoding(name: str, tmp_path: Path) -> None:
+    card = load_card(name)
+    split = "val" if "val" in card.splits else "train"
+    written = write_world(tmp_path, name, split, count=1, size=(16, 24))[0]
+    label = np.random.default_rng(3).choice([*range(19), 255], (16, 24)).astype(np.uint8)
+    write_label(card, card.path(tmp_path, split, "labels", name=written, **parts(card)), label)
+    image, read = data.read_pair(card.pairs(tmp_path, split)[0], card)
+    np.testing.assert_array_equal(read, label)
+    assert image.shape == (16, 24, 3)
+    assert image.dtype == read.dtype == np.uint8
+
+
+def test_channels_are_red_green_blue(tmp_path: Path) -> None:
+    write_world(tmp_path, count=1)
+    pair = only_pair(tmp_path)
+    Image.new("RGB", (64, 40), (250, 10, 20)).save(pair.image)
+    image, _ = data.read_pair(pair, load_card("gtav"))
+    assert image[0, 0].tolist() == [250, 10, 20]
+
+
+@pytest.mark.parametrize("kind", ["image", "label"])
+def test_truncated_png(kind: str, tmp_path: Path) -> None:
+    write_world(tmp_path, count=1)
+    file = getattr(only_pair(tmp_path), kind)
+    content = file.read_bytes()
+    for length in (len(content) // 2, 20, 0):
+        file.write_bytes(content[:length])
+        with pytest.raises(UserError, match=rf"{file.name}: cannot be decoded .*again"):
+            data.read_pair(only_pair(tmp_path), load_card("gtav"))
+
+
+def synthia_pair(root: Path, red: np.ndarray) -> Pair:
+    """A pair whose red channel is given and whose other two hold other numbers."""
+    write_world(root, "synthia", count=1)
+    pair = only_pair(root, Domain(domain="synthia", card="synthia", split="train"))
+    Image.new("RGB", red.shape[::-1]).save(pair.image)
+    write_rgb16(pair.label, np.stack([red, red * 0 + 8, red * 0 + 4], axis=2))
+    return pair
+
+
+def test_red_of_sixteen_bits_is_the_class(tmp_path: Path) -> None:
+    pair = synthia_pair(tmp_path, np.array([[3, 4, 21], [22, 0, 11]]))
+    _, label = data.read_pair(pair, load_card("synthia"))
+    assert label.tolist() == [[0, 1, 3], [255, 255, 18]]
+
+
+def test_wide_label_value_is_outside_the_encoding(tmp_path: Path) -> None:
+    pair = synthia_pair(tmp_path, np.array([[3, 256 + 3], [65535, 255]]))
+    with pytest.raises(UserError, match=r"label values \[255, 259, 65535\] are not in the enc"):
+        data.read_pair(pair, load_card("synthia"))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "I;16"])
+def test_sixteen_bit_label_of_another_kind(mode: str, tmp_path: Path) -> None:
+    pair = synthia_pair(tmp_path, np.array([[3, 4]]))
+    Image.new(mode, (2, 1)).save(pair.label)
+    with pytest.raises(UserError, match="is no 16-bit PNG of several channels"):
+        data.read_pair(pair, load_card("synthia"))
+
+
+def test_cut_off_sixteen_bit_label_is_named(tmp_path: Path) -> None:
+    pair = synthia_pair(tmp_path, np.random.default_rng(0).integers(0, 23, (40, 64)))
+    content = pair.label.read_bytes()
+    for length in (len(content) // 2, 20, 0):
+        pair.label.write_bytes(content[:length])
+        with pytest.raises(UserError, match=rf"{pair.label.name}: cannot be decoded"):
+            data.read_pair(pair, load_card("synthia"))
+
+
+@pytest.mark.parametrize("void", [19, 255])
+def test_urbansyn_void_raw_or_converted(void: int, tmp_path: Path) -> None:
+    write_world(tmp_path, "urbansyn", count=1)
+    pair = only_pair(tmp_path, Domain(domain="urbansyn", card="urbansyn", split="train"))
+    Image.new("RGB", (2, 1)).save(pair.image)
+    Image.fromarray(np.array([[18, void]], np.uint8)).save(pair.label)
+    assert data.read_pair(pair, load_card("urbansyn"))[1].tolist() == [[18, 255]]
+
+
+def test_label_value_outside_the_encoding(tmp_path: Path) -> None:
+    write_world(tmp_path, count=1)
+    pair = only_pair(tmp_path)
+    Image.fromarray(np.full((40, 64), 77, np.uint8)).save(pair.label)
+    with pytest.raises(UserError, match=r"label values \[77\] are not in the encoding"):
+        data.read_pair(pair, load_card("gtav"))
+
+
+def test_label_with_colours(tmp_path: Path) -> None:
+    write_world(tmp_path, count=1)
+    pair = only_pair(tmp_path)
+    Image.fromarray(np.zeros((40, 64, 3), np.uint8)).save(pair.label)
+    with pytest.raises(UserError, match=r"holds colours .*mode RGB"):
+        data.read_pair(pair, load_card("gtav"))
+
+
+def test_sizes_differ(tmp_path: Path) -> None:
+    write_world(tmp_path, count=1)
+    pair = only_pair(tmp_path)
+    Image.new("RGB", (32, 40)).save(pair.image)
+    with pytest.raises(UserError, match=r"is 32x40 pixels, its label 64x40"):
+        data.read_pair(pair, load_card("gtav"))
+
+
+def test_halved_pair(tmp_path: Path) -> None:
+    """Sides are rounded down; label pixels are those under the centres, image pixels a mean."""
+    card, (height, width) = load_card("mapillary"), (41, 67)
+    name = write_world(tmp_path, "mapillary", "val", count=1, size=(height, width))[0]
+    label = np.random.default_rng(3).choice([*range(19), 255], (height, width)).astype(np.uint8)
+    write_label(card, card.path(tmp_path, "val", "labels", name=name), label)
+    pair = card.pairs(tmp_path, "val")[0]
+    full, _ = data.read_pair(pair, card)
+    image, read = data.read_pair(pair, card, "pixels")
+    assert image.shape == (20, 33, 3)
+    rows = ((np.arange(20) + 0.5) * height / 20).astype(int)
+    columns = ((np.arange(33) + 0.5) * width / 33).astype(int)
+    np.testing.assert_array_equal(read, label[rows][:, columns])
+    tensor = torch.from_numpy(full.astype(np.float32)).permute(2, 0, 1)[None]
+    bicubic = torch.nn.functional.interpolate(tensor, (20, 33), mode="bicubic", antialias=True)
+    expected = bicubic[0].permute(1, 2, 0).clamp(0, 255).numpy()
+    np.testing.assert_allclose(image, expected, atol=1.01)  # uint8 rounds after each axis
+    through_jpeg, same_label = data.read_pair(pair, card, "jpeg")
+    Image.fromarray(image).save(tmp_path / "halved.jpg")
+    np.testing.assert_array_equal(through_jpeg, np.asarray(Image.open(tmp_path / "halved.jpg")))
+    np.testing.assert_array_equal(same_label, read)

@@ -6,19 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_voc import CLASSES, annotation, box, write_domain
+from tiny_voc import CLASSES, annotation, box
 
 from benchmarks.data.cards import load_card
-from benchmarks.detection import cityscapes, reading, voc
+from benchmarks.detection.reading import Objects, read_cityscapes, read_voc
 from benchmarks.errors import UserError
 
 CITY = load_card("cityscapes_boxes", "boxes").boxes
 
 
-def read(folder: Path, text: str | bytes) -> voc.Objects:
+def read(folder: Path, text: str | bytes) -> Objects:
     file = folder / "a.xml"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return voc.read(file, CLASSES)
+    return read_voc(file, CLASSES)
 
 
 def test_counting_from_one_becomes_corners(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_counting_from_one_becomes_corners(tmp_path: Path) -> None:
     assert found.labels.tolist() == [2, 0, 6]
     assert found.difficult.tolist() == [False, True, False]
     assert found.size == (40, 64)
-    assert not found.mended
+    assert not found.repaired
     kinds = found.boxes.dtype, found.labels.dtype, found.difficult.dtype
     assert kinds == (np.float32, np.int64, bool)
 
@@ -48,7 +48,7 @@ def test_difficult_may_be_absent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("corners", "kept", "mended"),
+    ("corners", "kept", "repaired"),
     [
         ((-1, -1, 10, 10), [0, 0, 10, 10], {"clamped": 1}),
         ((0, 5, 10, 10), [0, 4, 10, 10], {"clamped": 1}),
@@ -64,15 +64,15 @@ def test_difficult_may_be_absent(tmp_path: Path) -> None:
         ((1, 41, 10, 50), None, {"dropped": 1}),
     ],
 )
-def test_coordinates_are_mended_in_memory(
-    corners: tuple, kept: list | None, mended: dict, tmp_path: Path
+def test_coordinates_are_repaired_in_memory(
+    corners: tuple, kept: list | None, repaired: dict, tmp_path: Path
 ) -> None:
     text = annotation(box("bike", corners), box("car", (3, 4, 5, 6)))
     found = read(tmp_path, text)
     rest = [[2, 3, 5, 6]]
     assert found.boxes.tolist() == ([kept, *rest] if kept else rest)
     assert found.labels.tolist() == ([1, 2] if kept else [2])
-    assert found.mended == Counter(mended)
+    assert found.repaired == Counter(repaired)
     assert (tmp_path / "a.xml").read_text() == text
 
 
@@ -132,23 +132,7 @@ def test_bad_annotations(text: str | bytes, message: str, tmp_path: Path) -> Non
 
 def test_missing_annotation(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
-        voc.read(tmp_path / "b.xml", CLASSES)
-
-
-def test_what_was_mended_is_counted(tmp_path: Path) -> None:
-    card = load_card("sdgod", "boxes")
-    names = write_domain(tmp_path, "night_clear", count=4, empty=[0, 1, 2, 3])
-    objects = (
-        (box("car", (-1, 1, 9, 9)), box("car", (9, 1, 2, 2))),
-        (box("car", (0.5, 1, 9, 9)), box("bus", (2, 2, 9, 9), 1)),
-        (box("car", (70, 1, 80, 9)),),
-    )
-    for name, boxes in zip(names, objects, strict=False):
-        label = card.path(tmp_path, "night_clear", "labels", name=name)
-        label.write_text(annotation(*boxes))
-    assert reading.mended(card.pairs(tmp_path, "night_clear"), card) == Counter(
-        images=4, boxes=3, difficult=1, empty=2, clamped=2, dropped=2, fractional=1
-    )
+        read_voc(tmp_path / "b.xml", CLASSES)
 
 
 def polygon(label: str, *corners: tuple[int, int], **more: object) -> dict:
@@ -186,7 +170,7 @@ def test_instance_images_and_polygons_give_the_same_boxes(tmp_path: Path) -> Non
     picture = tmp_path / "a_gtFine_instanceIds.png"
     Image.fromarray(instances).save(picture)
     for file in (picture, polygons):
-        found = cityscapes.read(file, CITY)
+        found = read_cityscapes(file, CITY)
         boxes = dict(zip(map(tuple, found.boxes.tolist()), found.labels.tolist(), strict=True))
         assert boxes == {(5, 5, 21, 16): 2, (30, 5, 38, 16): 2, (50, 30, 56, 37): 0}, file
         assert found.size == (40, 60)
@@ -196,7 +180,7 @@ def test_instance_images_and_polygons_give_the_same_boxes(tmp_path: Path) -> Non
 def test_cityscapes_without_instances(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     Image.fromarray(np.full((8, 9), 26, np.uint16)).save(file)
-    assert cityscapes.read(file, CITY).boxes.shape == (0, 4)
+    assert read_cityscapes(file, CITY).boxes.shape == (0, 4)
 
 
 @pytest.mark.parametrize(
@@ -206,11 +190,11 @@ def test_bad_polygon_files(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "a_gtFine_polygons.json"
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"polygons\.json: is no Cityscapes polygon file"):
-        cityscapes.read(file, CITY)
+        read_cityscapes(file, CITY)
 
 
 def test_coloured_instance_image(tmp_path: Path) -> None:
     file = tmp_path / "a_gtFine_color.png"
     Image.new("RGB", (4, 4)).save(file)
     with pytest.raises(UserError, match="holds colours"):
-        cityscapes.read(file, CITY)
+        read_cityscapes(file, CITY)
