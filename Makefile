@@ -42,7 +42,7 @@ PREPARED = $(if $(filter mini smoke,$(PROFILE)),mini,setup)
 
 TABLE3 := table3a table3b table3c table3d
 $(TABLE3:%=reproduce-%): $(PREPARED)
-# A failed cell (exit 1) still gets its table, which says so; anything to mend (exit 2) stops here.
+# A failed cell (exit 1) still gets its table, which says so; anything to fix (exit 2) stops here.
 reproduce-table1: $(PREPARED)  ## train every cell of Table 1 (segmentation) here and print the table
 reproduce-table2: $(PREPARED)  ## train every cell of Table 2 (detection) here and print the table
 reproduce-table3: $(TABLE3:%=reproduce-%)  ## Table 3 (other sources, adverse weather) in four parts; reproduce-table3a: one of them
