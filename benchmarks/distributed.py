@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision, Precision
 from lightning_fabric.plugins.environments import (
     ClusterEnvironment,
     LightningEnvironment,
@@ -40,7 +41,8 @@ def make_fabric(device: str, precision: str, devices: int = 1, nodes: int = 1) -
         nodes: how many machines.
 
     Raises:
-        UserError: no such device here, or nothing has started the processes of the other nodes.
+        UserError: no such device here, a precision that it does not have, or nothing has started
+            the processes of the other nodes.
     """
     kind, _, index = device.partition(":")
     if kind == "cpu" and not index:
@@ -52,6 +54,12 @@ def make_fabric(device: str, precision: str, devices: int = 1, nodes: int = 1) -
         raise UserError(f"{asked}: torch sees {torch.cuda.device_count()} CUDA devices")
     else:
         chosen = list(range(int(index or 0), int(index or 0) + devices))
+    if kind == "cpu" and precision == "16-mixed":
+        # Fabric would compute in bfloat16 instead, under the name of 16-mixed.
+        raise UserError(
+            "recipe.precision 16-mixed: a CPU has no mixed float16; set recipe.precision to "
+            "bf16-mixed or 32-true, or take --device cuda"
+        )
     environment = _started_outside(devices, nodes)
     if environment is None and nodes > 1:
         raise UserError(
@@ -66,10 +74,25 @@ def make_fabric(device: str, precision: str, devices: int = 1, nodes: int = 1) -
         accelerator=kind,
         devices=chosen,
         num_nodes=nodes,
-        precision=precision,
         strategy=strategy if devices * nodes > 1 else "auto",
-        plugins=[environment or LightningEnvironment()],
+        plugins=[environment or LightningEnvironment(), _precision(precision, kind)],
     )
+
+
+class AutocastPrecision(MixedPrecision):
+    """Mixed precision that rounds what autocast chooses, and nothing else."""
+
+    def convert_input(self, data: Any) -> Any:
+        """The batch as it is.
+
+        Lightning's own casts all floats of a batch, ground-truth boxes too: bfloat16 has 8 bits,
+        so that a box beyond 512 pixels would move by up to 2.
+        """
+        return data
+
+
+def _precision(name: str, device: str) -> Precision:
+    return Precision() if name == "32-true" else AutocastPrecision(name, device)
 
 
 def device_of_worker(device: str, number: int, devices: int) -> str:

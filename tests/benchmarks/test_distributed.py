@@ -186,6 +186,34 @@ def test_a_batch_that_cannot_be_shared_is_one_line(devices, accumulate, tmp_path
         run.run_cell(cell(accumulate=accumulate), tmp_path, tmp_path, devices=devices)
 
 
+class Reader(torch.nn.Linear):
+    """Keeps what it is given, and computes."""
+
+    def forward(self, batch):
+        self.given = batch
+        return super().forward(batch["image"])
+
+
+def test_mixed_precision_rounds_what_autocast_chooses_and_no_part_of_the_batch():
+    model = Reader(1, 1)
+    # bfloat16 knows no number between 700 and 704
+    batch = {"image": torch.tensor([[0.123456]]), "boxes": [torch.tensor([[701.3, 333.2]])]}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = model(batch)
+    output = make_fabric("cpu", "bf16-mixed").setup_module(model)(batch)
+    assert torch.equal(output, expected.float())
+    for given, own in (
+        (model.given["image"], batch["image"]),
+        (model.given["boxes"][0], batch["boxes"][0]),
+    ):
+        assert torch.equal(given, own)
+
+
+def test_half_precision_on_a_cpu_is_refused():
+    with pytest.raises(UserError, match=r"recipe\.precision 16-mixed: a CPU has no .* bf16-mixed"):
+        make_fabric("cpu", "16-mixed")
+
+
 def test_devices_and_nodes_that_are_not_there_are_one_line():
     with pytest.raises(UserError, match="device 'cuda' x 99: torch sees"):
         make_fabric("cuda", "32-true", devices=99)

@@ -11,6 +11,7 @@ from tiny_detection import ENGINES, ONE_MAP, batch, detector, head
 from baselines import METHODS
 from benchmarks.backbones import load_backbone
 from benchmarks.detection.pyramid import fitting_strides
+from benchmarks.distributed import make_fabric
 from benchmarks.errors import UserError
 from soma import adapt
 
@@ -123,6 +124,21 @@ def test_a_shorter_type_reaches_the_backbone_only(build):
     assert all(part.dtype == torch.float32 and part.isfinite() for part in parts.values())
     close = losses(model)
     assert parts["objectness"].item() == pytest.approx(close["objectness"].item(), rel=0.05)
+
+
+def test_boxes_beyond_512_pixels_reach_the_heads_unrounded(build):
+    model = build().train()
+    boxes = torch.tensor([[701.3, 3.2, 717.8, 20.9]])
+    image, size = torch.randn(1, 3, 32, 768), torch.tensor([[32, 768]])
+    rpn = model.rpn if hasattr(model, "rpn") else model.rcnn.proposal_generator
+    targets = []
+    rpn.register_forward_pre_hook(lambda _, given: targets.extend(given[2]))
+    given = {"image": image, "boxes": [boxes], "labels": [torch.tensor([2])], "size": size}
+    parts = make_fabric("cpu", "bf16-mixed").setup_module(model)(given)
+    assert all(part.isfinite() for part in parts.values())
+    (target,) = targets
+    reached = target["boxes"] if isinstance(target, dict) else target.gt_boxes.tensor
+    assert torch.equal(reached, boxes)
 
 
 def test_what_does_not_fit_the_backbone_is_one_line():
