@@ -238,7 +238,7 @@ def native_size(protocol: Protocol, domain: Domain) -> tuple[int, int]:
 def _test_size(protocol: Protocol, domain: Domain) -> tuple[int, int]:
     height, width = native_size(protocol, domain)
     read = (height // 2, width // 2) if domain.halve else (height, width)
-    return resized_shape(read, domain)
+    return domain.pad or resized_shape(read, domain)
 
 
 def pixels_of(protocol: Protocol, domain: Domain) -> int:

@@ -77,6 +77,8 @@ class Domain(Strict):
         size: test size (height, width) in pixels; null keeps the file's own. keep_ratio: whether
             the image is scaled to fit into `size` instead of being stretched to it. turn: whether
             an image that is higher than wide is fitted into the turned size instead.
+        pad: (height, width) to which the resized and normalised image is filled up with 0, at the
+            bottom and on the right. No part of it is scored. Detection alone has it.
         holdout: number of pairs, last in name order, that are never trained on: a source leaves
             them out, a validation domain is exactly them. limit: at most so many pairs, first in
             name order; null is all.
@@ -92,10 +94,22 @@ class Domain(Strict):
     size: tuple[Count, Count] | None = None
     keep_ratio: bool = True
     turn: bool = added_field(False)
+    pad: tuple[Count, Count] | None = added_field(None)
     holdout: Index = 0
     limit: Count | None = None
     exclude: tuple[str, ...] = added_field(())
     halve: Literal["pixels", "jpeg"] | None = added_field(None)
+
+    @model_validator(mode="after")
+    def _fits_into_padding(self) -> "Domain":
+        if self.pad is None:
+            return self
+        if self.size is None:
+            raise ValueError("pad needs a size, which every image is resized to before")
+        sides = (max(self.size),) * 2 if self.turn else self.size
+        if any(side > room for side, room in zip(sides, self.pad, strict=True)):
+            raise ValueError(f"pad {list(self.pad)} has no room for images of {list(sides)}")
+        return self
 
 
 class Input(Strict):

@@ -16,7 +16,7 @@ cv2.setNumThreads(0)
 CROP_TRIES = 10
 BRIGHTNESS = 32.0
 CONTRAST = SATURATION = (0.5, 1.5)
-HUE = 18  # of OpenCV's 180 steps of hue
+HUE = 18  # steps: of 2 degrees in the uint8 images of mmsegmentation, of 1 degree in mmdetection
 
 
 def span(side: int, crop: int, rng: np.random.Generator) -> slice:
@@ -26,7 +26,9 @@ def span(side: int, crop: int, rng: np.random.Generator) -> slice:
 
 
 def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random brightness, contrast, saturation and hue, each applied with probability one half.
+    """The distortion of mmsegmentation 1.2, uint8 in and out.
+
+    Random brightness, contrast, saturation and hue, each applied with probability one half.
 
     Contrast comes right after brightness or last, by a fair coin. Values are clipped and cast back
     to uint8 after each step. The published recipes hold images in BGR; saturation and hue do not
@@ -48,6 +50,35 @@ def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return _contrast(image, rng) if contrast_last else image
 
 
+def photometric_float(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The distortion of mmdetection 3: uint8 in, float32 out, neither rounded nor clipped.
+
+    Random brightness, contrast, saturation, hue and a permutation of the channels, each applied
+    with probability one half. Contrast comes right after brightness or after hue, by a fair coin.
+    Values can leave 0..255; saturation alone is cut off at 1, where it is raised.
+    """
+    image = image.astype(np.float32)
+    if rng.random() < 0.5:
+        image = image + np.float32(rng.uniform(-BRIGHTNESS, BRIGHTNESS))
+    factor = np.float32(rng.uniform(*CONTRAST) if rng.random() < 0.5 else 1)
+    contrast_last = rng.random() < 0.5
+    if not contrast_last:
+        image = image * factor
+    # OpenCV's float32 HSV: hue in degrees, saturation in 0..1, value as large as the image's.
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    if rng.random() < 0.5:
+        more = rng.uniform(*SATURATION)
+        saturation = hsv[..., 1] * np.float32(more)
+        # Colours below 0 are above 1 to begin with, and stay there where saturation falls.
+        hsv[..., 1] = saturation.clip(max=1) if more > 1 else saturation
+    if rng.random() < 0.5:
+        hsv[..., 0] = (hsv[..., 0] + np.float32(rng.uniform(-HUE, HUE))) % 360
+    image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    if contrast_last:
+        image = image * factor
+    return image[..., rng.permutation(3)] if rng.random() < 0.5 else image
+
+
 def _contrast(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return _scaled(image, rng.uniform(*CONTRAST), 0.0) if rng.random() < 0.5 else image
 
@@ -60,11 +91,17 @@ def _scaled(values: np.ndarray, factor: float, offset: float) -> np.ndarray:
 
 
 def normalise(image: np.ndarray, statistics: Input) -> np.ndarray:
-    """RGB uint8 (H, W, 3) -> float32 (3, H, W) of (value / 255 - mean) / std."""
+    """RGB of 0..255 (H, W, 3) -> float32 (3, H, W) of (value / 255 - mean) / std."""
     mean = np.array(statistics.mean, dtype=np.float32) * 255
     std = np.array(statistics.std, dtype=np.float32) * 255
     scaled = (image.astype(np.float32) - mean) / std
     return np.ascontiguousarray(scaled.transpose(2, 0, 1))
+
+
+def pad_to(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(C, H, W) with 0 at the bottom and on the right, up to (height, width), both at least its."""
+    bottom, right = (new - old for new, old in zip(size, image.shape[1:], strict=True))
+    return np.pad(image, ((0, 0), (0, bottom), (0, right))) if bottom or right else image
 
 
 def resize_to(image: np.ndarray, domain: Domain) -> np.ndarray:

@@ -12,7 +12,14 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from benchmarks.data.transforms import CROP_TRIES, normalise, photometric, span
+from benchmarks.data.transforms import (
+    CROP_TRIES,
+    normalise,
+    pad_to,
+    photometric,
+    photometric_float,
+    span,
+)
 from benchmarks.detection.settings import DetectionAugment
 from benchmarks.protocol import Input
 
@@ -38,10 +45,10 @@ def training_sample(
     if rng.random() < augment.flip:
         image, boxes = flip(image, boxes)
     if augment.photometric:
-        image = photometric(np.ascontiguousarray(image), rng)
+        distort = photometric if augment.distortion == "mmseg" else photometric_float
+        image = distort(np.ascontiguousarray(image), rng)
+    padded = pad_to(normalise(image, statistics), (augment.crop, augment.crop))
     size = np.array(image.shape[:2])
-    bottom, right = augment.crop - size
-    padded = np.pad(normalise(image, statistics), ((0, 0), (0, bottom), (0, right)))
     return {"image": padded, "boxes": boxes, "labels": labels, "size": size}
 
 

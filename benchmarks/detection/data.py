@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from benchmarks.data.cards import Card, load_card
 from benchmarks.data.files import Pair
 from benchmarks.data.loading import Order, loaded
-from benchmarks.data.transforms import normalise, resize_to
+from benchmarks.data.transforms import normalise, pad_to, resize_to
 from benchmarks.detection import augment as augmentation
 from benchmarks.detection.reading import (
     evaluation_pairs,
@@ -110,9 +110,13 @@ class EvaluationSamples(Dataset):
         except UserError as error:
             return error
         resized = resize_to(image, self.domain)
+        image = normalise(resized, self.statistics)
+        if self.domain.pad:
+            image = pad_to(image, self.domain.pad)
         height, width = (new / old for new, old in zip(resized.shape, objects.size, strict=False))
         return {
-            "image": torch.from_numpy(normalise(resized, self.statistics)),
+            "image": torch.from_numpy(image),
+            "size": resized.shape[:2],
             "scale": (height, width),
             "objects": objects,
             "name": pair.name,
@@ -125,7 +129,8 @@ def evaluation_samples(
     """The samples of one domain, or of this process's `shard` of it, in name order.
 
     Yields:
-        image float32 (3, h, w) at test size; scale, (vertical, horizontal) test size / file size;
+        image float32 (3, h, w) at test size, padded where its domain says so; size, (height, width)
+        before padding; scale, (vertical, horizontal) test size / file size;
         objects, in file pixels, difficult ones too; name.
 
     Raises:

@@ -100,15 +100,13 @@ class Detector(nn.Module):
         return {_NAMES[name]: value for name, value in losses.items()}
 
     @torch.no_grad()
-    def detect(self, images: Tensor) -> list[Detections]:
-        """What is found in images (B, 3, H, W), normalised; boxes in their pixels, best first.
-
-        The module has to be in evaluation mode.
-        """
-        height, width = images.shape[-2:]
-        results = self.rcnn(
-            [{"image": image, "height": height, "width": width} for image in images]
-        )
+    def detect(
+        self, images: Tensor, sizes: Sequence[tuple[int, int]] | None = None
+    ) -> list[Detections]:
+        """As that of `torchvision_engine`."""
+        sizes = sizes or [tuple(images.shape[-2:])] * len(images)
+        items = zip(images, sizes, strict=True)
+        results = self.rcnn([{"image": i, "height": h, "width": w} for i, (h, w) in items])
         return [
             Detections(
                 instances.pred_boxes.tensor.cpu().numpy(),

@@ -70,7 +70,8 @@ def _detected(
     for _, group in groupby(samples, key=lambda sample: sample["image"].shape):
         while chunk := list(islice(group, IMAGES_PER_FORWARD)):
             images = torch.stack([sample["image"] for sample in chunk]).to(device)
-            for sample, detections in zip(chunk, model.detect(images), strict=True):
+            sizes = [sample["size"] for sample in chunk]
+            for sample, detections in zip(chunk, model.detect(images, sizes), strict=True):
                 yield _without_image(sample), in_file(detections, sample["scale"])
 
 

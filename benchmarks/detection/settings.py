@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from benchmarks.detection import engines
 from benchmarks.protocol import Count, Domain, Fraction, Index, Positive, Protocol, Range
-from benchmarks.yaml_files import Strict
+from benchmarks.yaml_files import Strict, added_field
 
 
 class DetectionAugment(Strict):
@@ -23,7 +23,11 @@ class DetectionAugment(Strict):
         min_visible: a box of which the crop leaves less than this share of its area is dropped.
         negative_crops: whether a crop may lose every box of its image. If not, it is drawn again,
             at most 10 times.
-        flip: probability. photometric: brightness, contrast, saturation, hue.
+        flip: probability.
+        photometric: whether colours are distorted.
+        distortion: of which library: "mmseg" changes brightness, contrast, saturation and hue (by
+            up to 36 degrees) in uint8; "mmdet" also permutes the channels, turns hue by up to 18
+            degrees, and rounds and clips nothing.
         difficult: whether boxes flagged as difficult are trained on.
         empty: whether source images without a box to train on take part.
     """
@@ -36,6 +40,7 @@ class DetectionAugment(Strict):
     negative_crops: bool
     flip: Fraction
     photometric: bool
+    distortion: Literal["mmseg", "mmdet"] = added_field("mmseg")
     difficult: Literal["keep", "drop"]
     empty: Literal["keep", "drop"]
 

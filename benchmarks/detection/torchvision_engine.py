@@ -78,12 +78,16 @@ class Detector(nn.Module):
         return self.pyramid(last_map(self.backbone, self.features, images))
 
     @torch.no_grad()
-    def detect(self, images: Tensor) -> list[Detections]:
-        """What is found in images (B, 3, H, W), normalised; boxes in their pixels, best first.
+    def detect(
+        self, images: Tensor, sizes: Sequence[tuple[int, int]] | None = None
+    ) -> list[Detections]:
+        """The objects in images, best first; the module has to be in evaluation mode.
 
-        The module has to be in evaluation mode.
+        Args:
+            images: (B, 3, H, W), normalised.
+            sizes: (height, width) of each before padding, in which its boxes lie; null is (H, W).
         """
-        sizes = [tuple(images.shape[-2:])] * len(images)
+        sizes = list(sizes or [tuple(images.shape[-2:])] * len(images))
         images = padded(images, self.multiple)
         maps = self.feature_maps(images)
         with torch.autocast(images.device.type, enabled=False):

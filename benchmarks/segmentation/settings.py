@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from benchmarks.protocol import Count, Fraction, NotNegative, Positive, Protocol, Range
 from benchmarks.yaml_files import Strict, added_field
@@ -63,3 +63,10 @@ class SegmentationProtocol(Protocol):
     head: Head
     augment: Augment
     window: Window
+
+    @model_validator(mode="after")
+    def _pads_no_image(self) -> "SegmentationProtocol":
+        for domain in (*self.source, *self.scored_domains):
+            if domain.pad:
+                raise ValueError(f"{domain.domain}: pad: segmentation scores windows; leave it out")
+        return self

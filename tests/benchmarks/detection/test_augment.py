@@ -3,11 +3,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from scripted import Scripted
 from tiny_voc import AUGMENT
 from tiny_worlds import INPUT
 
+from benchmarks.data.transforms import photometric_float
 from benchmarks.detection import augment
 from benchmarks.detection.settings import DetectionAugment
+from benchmarks.tasks import load_protocol
 
 
 def rules(**changes: object) -> DetectionAugment:
@@ -187,6 +190,48 @@ def test_photometric_changes_colours_alone() -> None:
     changed = sample(image, given_boxes, rules(photometric=True), 5)
     np.testing.assert_array_equal(plain["boxes"], changed["boxes"])
     assert not np.array_equal(plain["image"], changed["image"])
+
+
+def test_distortion_of_mmdet_permutes_channels_and_turns_hue_by_18_degrees() -> None:
+    rng, red = np.random.default_rng(0), np.full((1, 1, 3), (200, 30, 30), np.uint8)
+    draws = np.stack([photometric_float(red, rng)[0, 0] for _ in range(2000)])
+    assert draws.dtype == np.float32
+    assert (draws > 255).any()
+    assert (draws != draws.round()).any()
+    moved = draws.argmax(1) != 0
+    assert moved.mean() == pytest.approx(1 / 3, abs=0.04)  # half of the draws, two of three places
+    r, g, b = draws[~moved].T
+    low = np.minimum(g, b)
+    hue = 60 * (g - b) / (r - low)
+    assert 17 < np.abs(hue).max() < 18.01
+
+
+def test_channels_change_their_order_in_42_percent() -> None:
+    rng, patch = np.random.default_rng(1), np.full((1, 1, 3), (200, 100, 20), np.uint8)
+    draws = np.stack([photometric_float(patch, rng)[0, 0] for _ in range(2000)])
+    changed = (draws.argsort(1) != [2, 1, 0]).any(1)
+    assert changed.mean() == pytest.approx(5 / 12, abs=0.04)
+
+
+def test_float_distortion_can_do_nothing_and_leave_the_range() -> None:
+    image = np.random.default_rng(1).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    no, yes = 0.9, 0.1
+    np.testing.assert_allclose(photometric_float(image, Scripted(*[no] * 6)), image, atol=1e-3)
+    # Brightness -20, contrast 1.5 after it: nothing is clipped in between.
+    given = Scripted(yes, -20.0, yes, 1.5, no, no, no, no)
+    grey = np.full((1, 1, 3), 10, np.uint8)
+    np.testing.assert_allclose(photometric_float(grey, given), -15, atol=1e-3)
+
+
+def test_protocols_distort_as_they_say() -> None:
+    assert load_protocol("soma_sdgod").augment.distortion == "mmdet"
+    assert load_protocol("mini_sdgod").augment.distortion == "mmseg"
+    given_boxes = boxes((8, 8, 40, 40))
+    image = np.full((48, 64, 3), (200, 30, 30), np.uint8)
+    spec = rules(photometric=True, distortion="mmdet", scale=(1.0, 1.0))
+    first = [sample(image, given_boxes, spec, seed)["image"][:, 0, 0] for seed in range(30)]
+    colours = np.array(first) * np.array(INPUT.std) + np.array(INPUT.mean)
+    assert 3 < (colours.argmax(1) != 0).sum() < 20
 
 
 def test_settings_are_checked() -> None:

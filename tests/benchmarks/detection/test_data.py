@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from tiny_voc import (
     AUGMENT,
     NIGHT,
@@ -16,8 +17,11 @@ from tiny_voc import (
 
 from benchmarks.data import cards
 from benchmarks.data.cards import load_card
+from benchmarks.data.transforms import pad_to, resized_shape
 from benchmarks.detection import data, reading
 from benchmarks.errors import UserError
+from benchmarks.protocol import Domain
+from benchmarks.tasks import load_protocol
 
 SDGOD = load_card("sdgod", "boxes")
 
@@ -169,6 +173,42 @@ def test_evaluation_sample_keeps_boxes_in_file_pixels(tmp_path: Path) -> None:
     stretched = NIGHT.model_copy(update={"size": (20, 64), "keep_ratio": False})
     sample = next(iter(data.evaluation_samples(protocol, tmp_path, stretched)))
     assert sample["scale"] == (0.5, 1.0)
+
+
+def test_padding_follows_the_resize_and_the_normalisation(tmp_path: Path) -> None:
+    write_domain(tmp_path, "night_clear", count=2)
+    protocol = tiny_detection_protocol()
+    plain = protocol.targets[0]
+    padded = plain.model_copy(update={"pad": (48, 64)})
+    both = (data.evaluation_samples(protocol, tmp_path, domain) for domain in (plain, padded))
+    for one, other in zip(*both, strict=True):
+        assert other["image"].shape == (3, 48, 64)
+        assert torch.equal(other["image"][:, :20, :32], one["image"])
+        assert not other["image"][:, 20:].any()
+        assert not other["image"][..., 32:].any()
+        assert one["size"] == other["size"] == (20, 32)
+        assert one["scale"] == other["scale"]
+
+
+@pytest.mark.parametrize("name", ["soma_sdgod", "paper_sdgod"])
+def test_patches_of_a_test_image_keep_their_position_embeddings(name: str) -> None:
+    """Images of 720x1280: what reaches the ViT has the size of the training crops."""
+    protocol = load_protocol(name)
+    for domain in protocol.scored_domains:
+        assert resized_shape((720, 1280), domain) == (576, 1024)
+        image = np.zeros((3, *resized_shape((720, 1280), domain)), np.float32)
+        assert pad_to(image, domain.pad).shape == (3, protocol.augment.crop, protocol.augment.crop)
+
+
+def test_padding_that_cannot_be_is_refused() -> None:
+    fields = {"domain": "a", "card": "sdgod", "split": "night_clear", "pad": (40, 64)}
+    for wrong, message in (
+        ({}, "pad needs a size"),
+        ({"size": (48, 64)}, r"pad \[40, 64\] has no room for images of \[48, 64\]"),
+        ({"size": (40, 64), "turn": True}, "has no room"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            Domain(**fields, **wrong)
 
 
 def test_bad_evaluation_file_is_one_line(tmp_path: Path) -> None:

@@ -103,6 +103,15 @@ def test_detections_lie_in_the_image_and_are_sorted(build):
     assert [len(found.scores) for found in nothing] == [0, 0]
 
 
+def test_detections_lie_in_the_image_and_not_in_its_padding(build):
+    model = build(roi={"score": 0.0, "nms": 0.9}).eval()
+    images, sizes = torch.randn(2, 3, 32, 40), [(21, 37), (32, 16)]
+    for found, (height, width) in zip(model.detect(images, sizes), sizes, strict=True):
+        assert len(found.scores)
+        assert (found.boxes >= 0).all()
+        assert (found.boxes <= [width, height] * 2).all()
+
+
 @pytest.mark.parametrize("method", ["freeze", "full", "vpt", "lora", "soma", "rein", "adaptformer"])
 def test_methods_of_every_kind_adapt_the_detector(build, method):
     model = build()

@@ -148,7 +148,7 @@ class Oracle(torch.nn.Module):
         self.waiting = list(samples)
         self.anything = torch.nn.Parameter(torch.zeros(1))
 
-    def detect(self, images):
+    def detect(self, images, sizes):
         now, self.waiting = self.waiting[: len(images)], self.waiting[len(images) :]
         found = []
         for image, sample in zip(images, now, strict=True):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripted import Scripted
 from tiny_worlds import INPUT, tiny_protocol
 
 from benchmarks.data.transforms import _scaled
@@ -13,18 +14,6 @@ from benchmarks.segmentation.settings import Augment
 
 AUGMENT: Augment = tiny_protocol().augment
 SEEDS = st.integers(0, 2**32 - 1)
-
-
-class Scripted:
-    """A generator whose draws are given, in order."""
-
-    def __init__(self, *draws: float) -> None:
-        self.draws = list(draws)
-
-    def _next(self, *_: object) -> float:
-        return self.draws.pop(0)
-
-    random = uniform = integers = choice = _next
 
 
 def scene(height: int = 40, width: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
