@@ -40,9 +40,9 @@ def write_split(card: Card, root: Path, split: str, size: tuple[int, int], image
             labels = _enlarged(scene.labels, size, cv2.INTER_NEAREST)
             write_pair(card, root, split, name, image, labels, **parts)
             continue
-        for path in (card.image_path, card.label_path):
-            first = path(root, split, names[index % images], **parts)
-            path(root, split, name, **parts).symlink_to(first.resolve())
+        for what in ("images", "labels"):
+            first = card.path(root, split, what, name=names[index % images], **parts)
+            card.path(root, split, what, name=name, **parts).symlink_to(first.resolve())
 
 
 def _write_boxes(card: Card, root: Path, split: str, size: tuple[int, int], images: int) -> None:

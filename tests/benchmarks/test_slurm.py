@@ -15,7 +15,7 @@ import pytest
 import submitit
 import toy_runs
 import toy_sweep
-from paths import ROOT
+from paths import ROOT, SUPPORT
 from toy_sweep import log, plan
 from toy_task import cell_of, numbers, uninterrupted
 
@@ -244,7 +244,7 @@ def test_a_job_that_never_gets_to_a_checkpoint_stops_and_says_so(tmp_path: Path)
 def test_a_job_that_submitit_requeues_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(SUPPORT)]))
     cell = cell_of(iterations=20)
     made = Plan((cell,), tmp_path / "out", tmp_path, "cpu", toy_runs.trains)
     executor = submitit.LocalExecutor(tmp_path / "logs")

@@ -7,6 +7,9 @@ from toy_task import protocol
 from benchmarks.cell import make_cell
 
 STEPS = 20
+# Once rounding tips a tie of the matching between queries and masks, two runs part for good: on
+# some processors within 20 steps, on none of those tried within 5.
+COMPARED = 5
 
 
 def cell(method="lora", **recipe):
@@ -27,7 +30,8 @@ def losses(record):
 
 
 def furthest(found, expected):
-    """Largest relative difference, printed."""
-    worst = float(np.max(np.abs(found - expected) / np.abs(expected)))
-    print(f"largest relative difference of {len(expected)} losses: {worst:.1e}")
-    return worst
+    """Largest relative difference of the first `COMPARED` losses; that of all is printed too."""
+    difference = np.abs(found - expected) / np.abs(expected)
+    for count in (COMPARED, len(expected)):
+        print(f"largest relative difference of {count} losses: {difference[:count].max():.1e}")
+    return float(difference[:COMPARED].max())
