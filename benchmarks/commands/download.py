@@ -33,23 +33,24 @@ def download(
     names = arguments.names(dataset)
     if not names or root is None:
         raise UserError("download what, and where? give --dataset NAMES --root DIR, or --list")
-    if not root.is_dir():
+    if not (root.is_dir() or dry_run):
         raise UserError(f"{root}: no such folder; make it, or give another --root")
     from benchmarks.data.cards import load_card
     from benchmarks.download.job import Job
-    from benchmarks.download.remote import client
+    from benchmarks.download.transfer import client
 
     jobs = [
         Job(card.name, _source(card, via), root / card.folder) for card in map(load_card, names)
     ]
     with client() as http:
         if dry_run:
-            for job in jobs:
-                _print_plan(job, _steps_as_far_as_known(job, http))
-            return
-        plans = [(job, job.prepared(http)) for job in jobs]
-        _check_room(plans)
-        for job, steps in plans:
+            raise typer.Exit(_print_plans(jobs, http))
+        plans = [(job, *job.plan(http)) for job in jobs]
+        for _, _, problems in plans:
+            if problems:
+                raise problems[0]
+        _check_room([(job, steps) for job, steps, _ in plans])
+        for job, steps, _ in plans:
             job.run(http, steps)
             print(f"{job.name}: complete in {job.home}")
 
@@ -72,13 +73,27 @@ def _print_list() -> None:
         print(f"{card.name:<20} {ways:<13} {card.title}")
 
 
-def _steps_as_far_as_known(job: Job, http: httpx2.Client) -> list[Step]:
-    """What is missing; what stands in the way is printed, a dry run needs no network."""
-    try:
-        return job.prepared(http, pauses=())
-    except UserError as error:
-        print(f"note: {error}")
-        return job.missing()
+def _print_plans(jobs: list[Job], http: httpx2.Client) -> int:
+    """Print what would be fetched, as far as it is known without a network.
+
+    Returns:
+        The exit code: 1 where every connection failed.
+    """
+    from benchmarks.download.transfer import Unreachable
+
+    unreached = asked = 0
+    for job in jobs:
+        steps, problems = job.plan(http, pauses=())
+        failed = [problem for problem in problems if isinstance(problem, Unreachable)]
+        for problem in [problem for problem in problems if problem not in failed] + failed[:1]:
+            print(f"note: {problem}")
+        if len(failed) > 1:
+            print(f"note: {len(failed) - 1} more connections fail")
+        _print_plan(job, steps)
+        unreached += len(failed)
+        if job.source.kind in ("direct", "hub"):
+            asked += sum(not step.here for step in steps)
+    return int(0 < asked == unreached)
 
 
 def _print_plan(job: Job, steps: list[Step]) -> None:
@@ -98,8 +113,8 @@ def _print_plan(job: Job, steps: list[Step]) -> None:
 def _needed(steps: list[Step]) -> tuple[int, int]:
     """Bytes that unpacking takes, and how many archives of unknown size come on top.
 
-    Pictures hardly shrink in an archive, so that its size is that of its files; the largest one
-    lies beside what is unpacked from it for a while.
+    Pictures hardly shrink in an archive, so that its size is that of its files; of those that were
+    fetched, the one that is unpacked at the moment lies there twice.
     """
     sizes = [step.bytes for step in steps if step.bytes is not None]
     beside = max((step.beside for step in steps), default=0)
@@ -122,7 +137,8 @@ def _check_room(plans: list[tuple[Job, list[Step]]]) -> None:
 
 
 def _existing(job: Job) -> Path:
-    return job.home if job.home.is_dir() else job.home.parent
+    """The folder of the data set, or the nearest one above it that is there."""
+    return next(path for path in (job.home, *job.home.absolute().parents) if path.is_dir())
 
 
 def _size(count: int | None) -> str:

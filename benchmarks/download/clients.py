@@ -11,7 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx2
+
 from benchmarks.data.download_source import Source
+from benchmarks.download.transfer import Unreachable
 from benchmarks.errors import UserError
 
 NEEDED = {  # kind -> what has to be there, how to get it
@@ -29,10 +32,10 @@ def check_installed(source: Source) -> None:
     """
     if source.kind not in NEEDED:
         return
-    name, mend = NEEDED[source.kind]
-    found = _csdownload() if source.kind == "cityscapes" else importlib.util.find_spec(name)
-    if not found:
-        raise UserError(f"{source.url}: needs {name}, which is not installed: {mend}")
+    name, fix = NEEDED[source.kind]
+    installed = _csdownload() if source.kind == "cityscapes" else importlib.util.find_spec(name)
+    if not installed:
+        raise UserError(f"{source.url}: needs {name}, which is not installed: {fix}")
 
 
 def hub_bytes(source: Source) -> int:
@@ -41,7 +44,6 @@ def hub_bytes(source: Source) -> int:
     Raises:
         UserError: the hub refuses or is not reached.
     """
-    import httpx2
     from huggingface_hub import dataset_info
     from huggingface_hub.utils import filter_repo_objects
 
@@ -61,7 +63,6 @@ def from_hub(source: Source, folder: Path) -> None:
     Raises:
         UserError: the hub refuses or is not reached, or the disk is full.
     """
-    import httpx2
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import disable_progress_bars
 
@@ -88,10 +89,10 @@ def from_drive(source: Source, folder: Path) -> None:
 
     quiet = not sys.stderr.isatty()
     try:
-        found = gdown.download_folder(url=source.url, output=str(folder), quiet=quiet, resume=True)
+        files = gdown.download_folder(url=source.url, output=str(folder), quiet=quiet, resume=True)
     except Exception as error:  # noqa: BLE001 - gdown's errors differ between its versions
         raise _failed(source, error) from None
-    if not found:
+    if not files:
         raise UserError(f"{source.url}: gdown brought no file; open the page in a browser")
 
 
@@ -122,6 +123,7 @@ def _csdownload() -> str:
 def _failed(source: Source, error: Exception) -> UserError:
     # A library's words may end with the address that it was sent to, a signature in it.
     words = " ".join(str(error).split()).partition(" for url")[0]
-    return UserError(
+    kind = Unreachable if isinstance(error, httpx2.TransportError) else UserError
+    return kind(
         f"{source.url}: {type(error).__name__}: {words:.200}; run the same command again to go on"
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 import sys
+import threading
 import zipfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +21,12 @@ import httpx2
 from benchmarks.console import bytes_bar
 from benchmarks.data.download_source import Archive, Source
 from benchmarks.download import clients
-from benchmarks.download.place import is_placed, place
-from benchmarks.download.remote import Remote, probe
-from benchmarks.download.transfer import Report, fetch
-from benchmarks.download.unpack import SUFFIXES, unpack
+from benchmarks.download.transfer import LIMIT, fetch, size_of
+from benchmarks.download.unpack import SUFFIXES, Damaged, is_placed, place, unpack
 from benchmarks.errors import UserError
 
 WORK = ".download"  # below the data set's folder: what has arrived, notes of what is unpacked
+CONNECTIONS = 4  # files that are fetched side by side, and lie there until they are unpacked
 
 
 @dataclass(frozen=True)
@@ -33,17 +35,17 @@ class Step:
 
     Attributes:
         here: whether it lies in the data set's folder already.
-        remote: known where a web server was asked.
+        size: bytes as the server states them; None where it does not or was not asked.
     """
 
     archive: Archive
     here: bool
-    remote: Remote | None = None
+    size: int | None = None
 
     @property
     def bytes(self) -> int | None:
         """Its size, exact or about; None: unknown."""
-        return (self.remote and self.remote.size) or self.archive.about
+        return self.size or self.archive.about
 
     @property
     def beside(self) -> int:
@@ -71,7 +73,9 @@ class Job:
     def archives(self) -> tuple[Archive, ...]:
         """What is fetched and put into place at once: a whole repository, or one archive."""
         if self.source.kind in ("hub", "drive"):
-            return (Archive(name=self.source.kind),)
+            sizes = [archive.about for archive in self.source.archives()]
+            known = {"gigabytes": sum(sizes) / 1e9} if sizes and None not in sizes else {}
+            return (Archive(name=self.source.kind, **known),)
         return self.source.archives()
 
     def missing(self) -> list[Step]:
@@ -82,17 +86,30 @@ class Job:
             if not is_placed(self.home, self.note(archive))
         ]
 
-    def prepared(self, http: httpx2.Client, pauses: tuple[float, ...] | None = None) -> list[Step]:
-        """What is missing, after a look at whether it can be had.
+    def plan(
+        self, http: httpx2.Client, pauses: tuple[float, ...] | None = None
+    ) -> tuple[list[Step], list[UserError]]:
+        """What is missing, with sizes as far as they are known, and what stands in the way.
 
-        Raises:
-            UserError: a client is missing, a server refuses or has another size, people have to
-                fetch a file themselves.
+        That is: a client is missing, a server refuses or has another size, people have to fetch a
+        file themselves.
         """
         steps = self.missing()
-        absent = [step.archive.name for step in steps if not step.here]
-        if not absent:
-            return steps
+        if all(step.here for step in steps):
+            return steps, []
+        try:
+            self._check_access([step.archive.name for step in steps if not step.here])
+            if self.source.kind == "hub":
+                return [Step(steps[0].archive, False, clients.hub_bytes(self.source))], []
+        except UserError as error:
+            return steps, [error]
+        if self.source.kind != "direct":
+            return steps, []
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            answers = list(pool.map(lambda step: self._ask(step, http, pauses), steps))
+        return [step for step, _ in answers], [error for _, error in answers if error]
+
+    def _check_access(self, absent: list[str]) -> None:
         if self.source.kind == "login":
             note = f" ({self.source.note})" if self.source.note else ""
             raise UserError(
@@ -100,38 +117,43 @@ class Job:
                 f"your own{note}, put them into {self.home} and run the same command again"
             )
         clients.check_installed(self.source)
-        if self.source.kind == "hub":
-            size = {"bytes": clients.hub_bytes(self.source)}
-            return [Step(step.archive.model_copy(update=size), False) for step in steps]
-        if self.source.kind == "direct":
-            return [step if step.here else self._asked(step, http, pauses) for step in steps]
-        return steps
 
-    def _asked(self, step: Step, http: httpx2.Client, pauses: tuple[float, ...] | None) -> Step:
-        archive = step.archive
-        remote = probe(http, self.source.url + archive.name, pauses)
-        if None not in (archive.bytes, remote.size) and archive.bytes != remote.size:
-            raise UserError(
-                f"{remote.url}: has {remote.size} bytes, the card says {archive.bytes}; the file "
-                "on the server changed"
-            )
-        return Step(archive, False, remote)
+    def _ask(
+        self, step: Step, http: httpx2.Client, pauses: tuple[float, ...] | None
+    ) -> tuple[Step, UserError | None]:
+        if step.here:
+            return step, None
+        url, published = self.source.url + step.archive.name, step.archive.bytes
+        try:
+            size = size_of(http, url, pauses)
+            if None not in (published, size) and published != size:
+                raise UserError(
+                    f"{url}: has {size} bytes, the card says {published}; the file on the server "
+                    "changed"
+                )
+        except UserError as error:
+            return step, error
+        return Step(step.archive, False, size), None
 
     def run(self, http: httpx2.Client, steps: list[Step]) -> None:
-        """Fetch, check, unpack and put into place what is missing, one archive after the other.
+        """Fetch, check, unpack and put into place what is missing.
 
         Raises:
-            UserError: anything that the user has to mend; what has arrived is kept.
+            UserError: anything that the user has to fix; what has arrived is kept.
         """
         with self._lock():
             left = {step.archive.name for step in self.missing()}
             steps = [step for step in steps if step.archive.name in left]
             if self.source.kind == "cityscapes":
                 self._fetch_packages(steps)
-            for step in steps:
-                self._run_step(http, step)
+            for first in range(0, len(steps), CONNECTIONS):
+                batch = steps[first : first + CONNECTIONS]
+                if self.source.kind == "direct":
+                    self._fetch_files(http, [step for step in batch if not step.here])
+                for step in batch:
+                    self._unpack_step(step)
 
-    def _run_step(self, http: httpx2.Client, step: Step) -> None:
+    def _unpack_step(self, step: Step) -> None:
         archive, unpacked = step.archive, self.work / "unpacked"
         shutil.rmtree(unpacked, ignore_errors=True)
         unpacked.mkdir()
@@ -140,11 +162,8 @@ class Job:
                 fetched = self._fetch_repository(unpacked)
             else:
                 fetched = (self.home if step.here else self.work) / archive.name
-                if step.remote and not fetched.exists():
-                    self._fetch_file(http, step, fetched)
                 _verify(fetched, archive)
-                with _unpacking(fetched) as report:
-                    unpack(fetched, unpacked, report)
+                self._unpack(fetched, unpacked)
             files = place(unpacked, self.home, archive, self.note(archive))
         finally:
             shutil.rmtree(unpacked, ignore_errors=True)
@@ -152,10 +171,49 @@ class Job:
             shutil.rmtree(fetched) if fetched.is_dir() else fetched.unlink()
         _say(f"{self.name}: {archive.name}: {files} files are in place in {self.home}")
 
-    def _fetch_file(self, http: httpx2.Client, step: Step, target: Path) -> None:
-        _say(f"{self.name}: fetching {step.remote.url}")
-        with bytes_bar(step.archive.name, step.remote.size) as report:
-            fetch(http, step.remote, target, report)
+    def _unpack(self, archive: Path, folder: Path) -> None:
+        # Pictures hardly shrink in an archive: its size is near the number of bytes written.
+        with bytes_bar(f"unpacking {archive.name}", archive.stat().st_size) as report:
+            try:
+                unpack(archive, folder, report)
+            except Damaged as error:
+                if archive.parent == self.home:
+                    raise
+                archive.unlink()  # or every further run would take the same bytes again
+                raise UserError(
+                    f"{error} (it is removed: run the same command again to fetch it)"
+                ) from None
+
+    def _fetch_files(self, http: httpx2.Client, steps: list[Step]) -> None:
+        """Fetch files side by side; the first one that fails stops the others."""
+        steps = [step for step in steps if not (self.work / step.archive.name).exists()]
+        if not steps:
+            return
+        names = ", ".join(step.archive.name for step in steps)
+        _say(f"{self.name}: fetching {names} from {self.source.url}")
+        stop = threading.Event()
+        sizes = [step.bytes for step in steps]
+        with (
+            bytes_bar(names, None if None in sizes else sum(sizes)) as advance,
+            ThreadPoolExecutor(len(steps)) as pool,
+        ):
+
+            def report(count: int) -> None:
+                if stop.is_set():
+                    raise InterruptedError(errno.EINTR, "another file failed")
+                advance(count)
+
+            def fetch_one(step: Step) -> None:
+                limit = 2 * step.archive.about if step.archive.about else LIMIT
+                name = step.archive.name
+                fetch(http, self.source.url + name, self.work / name, report, limit)
+
+            try:
+                running = [pool.submit(fetch_one, step) for step in steps]
+                for future in as_completed(running):
+                    future.result()
+            finally:
+                stop.set()  # Ctrl-C as well: the pool waits for its threads
 
     def _fetch_packages(self, steps: list[Step]) -> None:
         """Have csDownload fetch all packages at once, so that it asks for the account once."""
@@ -181,8 +239,7 @@ class Job:
             if not file.is_file() or inside.parts[0].startswith("."):  # notes of the client
                 continue
             if file.name.lower().endswith(SUFFIXES):
-                with _unpacking(file) as report:
-                    unpack(file, unpacked, report)
+                self._unpack(file, unpacked)
             else:
                 (unpacked / inside.parent).mkdir(parents=True, exist_ok=True)
                 file.replace(unpacked / inside)
@@ -203,9 +260,7 @@ class Job:
             raise UserError(f"{self.home}: {who} fetches into it now; wait for it") from None
         except OSError as error:
             where = error.filename or self.work
-            raise UserError(
-                f"{where}: {error.strerror or error}; mend that and run again"
-            ) from None
+            raise UserError(f"{where}: {error.strerror or error}; fix that and run again") from None
 
 
 def _verify(file: Path, archive: Archive) -> None:
@@ -228,11 +283,6 @@ def _verify(file: Path, archive: Archive) -> None:
                 f"{file}: {kind} is {value}, published is {wanted}; it was not unpacked, "
                 "fetch it again"
             )
-
-
-def _unpacking(archive: Path) -> AbstractContextManager[Report]:
-    """A bar for the bytes written; pictures hardly shrink in an archive, so its size is near."""
-    return bytes_bar(f"unpacking {archive.name}", archive.stat().st_size)
 
 
 def _say(line: str) -> None:

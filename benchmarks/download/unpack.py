@@ -1,7 +1,8 @@
-"""Unpacking an archive that somebody else made into an empty folder, and nothing outside it."""
+"""Unpacking archives that somebody else made, and moving their files to where loaders look."""
 
 from __future__ import annotations
 
+import filecmp
 import lzma
 import os
 import shutil
@@ -12,10 +13,15 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
+from pydantic import BaseModel, ValidationError
+
+from benchmarks.data.download_source import Archive
 from benchmarks.errors import UserError
+from benchmarks.record import write_atomically
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".rar")
 DAMAGED = (
@@ -33,7 +39,10 @@ RAR_TOOLS = {
     "unar": (["lsar"], ["unar", "-quiet", "-no-directory", "-force-skip"]),
     "bsdtar": (["bsdtar", "-tf"], ["bsdtar", "-k", "-xf"]),
 }
-Report = Callable[[int], object]
+
+
+class Damaged(UserError):
+    """No archive, or not all of it: another copy may do."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class Member:
     open: Callable[[], IO[bytes]]
 
 
-def unpack(archive: Path, folder: Path, report: Report) -> None:
+def unpack(archive: Path, folder: Path, report: Callable[[int], object]) -> None:
     """Unpack a zip, tar or rar into `folder`, which is empty; `report` hears of bytes written.
 
     Nothing is written before all names are checked. Links, devices, encrypted files, files that
@@ -66,12 +75,12 @@ def unpack(archive: Path, folder: Path, report: Report) -> None:
             _unpack_rar(archive, folder)
         else:
             page = "; it is a web page" if _begins(archive, b"<") else ""
-            raise UserError(f"{archive}: no zip, tar or rar{page}; fetch it again")
+            raise Damaged(f"{archive}: no zip, tar or rar{page}; fetch it again")
     except DAMAGED as error:
-        raise UserError(f"{archive}: damaged ({error}); remove it and fetch it again") from None
+        raise Damaged(f"{archive}: damaged ({error}); remove it and fetch it again") from None
     except OSError as error:
         why = error.strerror or f"damaged ({error})"
-        raise UserError(f"{archive}: cannot be unpacked: {why}; mend that and run again") from None
+        raise UserError(f"{archive}: cannot be unpacked: {why}; fix that and run again") from None
 
 
 def _begins(file: Path, start: bytes) -> bool:
@@ -114,7 +123,9 @@ def _refused(archive: Path, name: str, why: str) -> UserError:
     return UserError(f"{archive}: {name!r} {why}; nothing was unpacked, get a clean archive")
 
 
-def _write(archive: Path, members: list[Member], folder: Path, report: Report) -> None:
+def _write(
+    archive: Path, members: list[Member], folder: Path, report: Callable[[int], object]
+) -> None:
     _check_names(archive, [member.path for member in members])
     needed, free = sum(member.size for member in members), shutil.disk_usage(folder).free
     if needed > free:
@@ -174,3 +185,72 @@ def _output(archive: Path, command: list[str], folder: Path) -> str:
             f"{': ' + words[-1] if words else ''}; fetch the archive again, or try another tool"
         )
     return done.stdout.decode(errors="replace")
+
+
+class Placed(BaseModel):
+    """The note that an archive is unpacked: relative path -> bytes of each of its files."""
+
+    files: dict[str, int]
+
+
+def is_placed(home: Path, note: Path) -> bool:
+    """Whether everything that the note lists still lies in the data set's folder."""
+    try:
+        files = Placed.model_validate_json(note.read_bytes()).files
+        return all((home / name).stat().st_size == size for name, size in files.items())
+    except (OSError, ValidationError):
+        return False
+
+
+def place(unpacked: Path, home: Path, archive: Archive, note: Path) -> int:
+    """Move the files that belong to the data set below `home`; the note is written last.
+
+    A file that is there already stays, if it is the same.
+
+    Returns:
+        Their number.
+
+    Raises:
+        UserError: a file of other content is there (nothing was moved then), or no file belongs to
+            the data set.
+    """
+    moves = {
+        home / archive.into / path: file
+        for file in sorted(unpacked.rglob("*"))
+        if file.is_file() and (path := _wanted(file.relative_to(unpacked), archive)) is not None
+    }
+    if not moves:
+        wanted = ", ".join(archive.only) or "files"
+        raise UserError(f"{archive.name}: holds no {wanted}; is it the right archive?")
+    for target, file in moves.items():
+        # A planted note would pass another archive off as unpacked.
+        if target.relative_to(home).parts[0].casefold() == note.parent.name:
+            raise UserError(
+                f"{archive.name}: holds {target.relative_to(home)}, a note of the "
+                "download; nothing was moved, get a clean archive"
+            )
+        if target.exists() and not (target.is_file() and filecmp.cmp(file, target, shallow=False)):
+            raise UserError(
+                f"{target}: is there with other content than in {archive.name}; nothing was "
+                "overwritten, move it away and run the same command again"
+            )
+    sizes = {target.relative_to(home).as_posix(): f.stat().st_size for target, f in moves.items()}
+    try:
+        for target, file in moves.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written: {error.strerror}; make room") from None
+    text = Placed(files=sizes).model_dump_json(indent=0)
+    write_atomically(note, lambda file: file.write(text.encode()))
+    return len(moves)
+
+
+def _wanted(inside: Path, archive: Archive) -> PurePosixPath | None:
+    """Where a file of the archive belongs below `into`; None if it does not."""
+    path = PurePosixPath(inside)
+    if archive.strip and path.parts[0] == archive.strip:
+        path = path.relative_to(archive.strip)
+    if archive.only and not any(fnmatchcase(str(path), pattern) for pattern in archive.only):
+        return None
+    return path

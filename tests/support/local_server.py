@@ -18,6 +18,9 @@ class Server:
     status: dict[str, int] = field(default_factory=dict)  # name -> refusal
     redirect: dict[str, str] = field(default_factory=dict)  # name -> where it is now
     etag: str = '"1"'
+    changed: str = ""  # Last-Modified
+    if_range: bool = True  # whether If-Range is heeded
+    endless: bool = False  # bodies of no stated length that go on until the client leaves
     ranges: bool = True
     cuts: int = 0  # so many answers end after half of their bytes
     busy: int = 0  # so many answers are "503"
@@ -50,16 +53,25 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(served.status.get(name, 404))
         body = served.files[name]
         first, last, status = 0, len(body) - 1, 200
-        if wanted and served.ranges:
-            first, last = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", wanted).groups())
+        condition = self.headers.get("If-Range")
+        stale = served.if_range and condition not in (None, served.etag, served.changed)
+        if wanted and served.ranges and not stale:
+            span = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted)
+            first, last = int(span[1]), int(span[2] or last)
             if first >= len(body):
-                return self._refuse(416)
+                return self._refuse(416, f"bytes */{len(body)}")
             last, status = min(last, len(body) - 1), 206
         self.send_response(status)
         if served.etag:
             self.send_header("ETag", served.etag)
+        if served.changed:
+            self.send_header("Last-Modified", served.changed)
         if status == 206:
             self.send_header("Content-Range", f"bytes {first}-{last}/{len(body)}")
+        if served.endless:
+            self.end_headers()
+            while True:
+                self.wfile.write(body)
         part = body[first : last + 1]
         self.send_header("Content-Length", str(len(part)))
         self.end_headers()
@@ -73,8 +85,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(part[start : start + 10_000])
         return None
 
-    def _refuse(self, status: int) -> None:
+    def _refuse(self, status: int, span: str = "") -> None:
         self.send_response(status)
+        if span:
+            self.send_header("Content-Range", span)
         self.send_header("Content-Length", "0")
         self.end_headers()
 

@@ -14,7 +14,7 @@ from toy_download import IMAGES, LABELS, PLACED, files, run_here, write_card, zi
 
 from benchmarks.__main__ import main
 from benchmarks.data import cards
-from benchmarks.download import remote
+from benchmarks.download import transfer
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -30,7 +30,7 @@ def server() -> Iterator[Server]:
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty data root beside a folder of cards."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(remote, "PAUSES", (0.01,))
+    monkeypatch.setattr(transfer, "PAUSES", (0.01,))
     monkeypatch.setattr(cards, "FOLDER", tmp_path / "cards")
     (tmp_path / "cards").mkdir()
     (tmp_path / "data").mkdir()

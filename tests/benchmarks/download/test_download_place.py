@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.data.download_source import Archive
-from benchmarks.download.place import is_placed, place
+from benchmarks.download.unpack import is_placed, place
 from benchmarks.errors import UserError
 
 
