@@ -52,38 +52,44 @@ class _Handler(BaseHTTPRequestHandler):
         if name in served.status or name not in served.files:
             return self._refuse(served.status.get(name, 404))
         body = served.files[name]
-        first, last, status = 0, len(body) - 1, 200
-        condition = self.headers.get("If-Range")
-        stale = served.if_range and condition not in (None, served.etag, served.changed)
-        if wanted and served.ranges and not stale:
-            span = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted)
-            first, last = int(span[1]), int(span[2] or last)
-            if first >= len(body):
-                return self._refuse(416, f"bytes */{len(body)}")
-            last, status = min(last, len(body) - 1), 206
-        self.send_response(status)
+        first, end = self._range(body, wanted)
+        if first >= len(body):
+            return self._refuse(416, f"bytes */{len(body)}")
+        part = body[first:end]
+        self.send_response(200 if len(part) == len(body) else 206)
         if served.etag:
             self.send_header("ETag", served.etag)
         if served.changed:
             self.send_header("Last-Modified", served.changed)
-        if status == 206:
-            self.send_header("Content-Range", f"bytes {first}-{last}/{len(body)}")
+        if len(part) != len(body):
+            self.send_header("Content-Range", f"bytes {first}-{end - 1}/{len(body)}")
+        return self._send(part)
+
+    def _range(self, body: bytes, wanted: str) -> tuple[int, int]:
+        served, condition = self.served, self.headers.get("If-Range")
+        stale = served.if_range and condition not in (None, served.etag, served.changed)
+        if not wanted or not served.ranges or stale:
+            return 0, len(body)
+        first, last = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted).groups()
+        return int(first), min(int(last or len(body)) + 1, len(body))
+
+    def _send(self, part: bytes) -> None:
+        served = self.served
         if served.endless:
+            self.close_connection = True
             self.end_headers()
             while True:
-                self.wfile.write(body)
-        part = body[first : last + 1]
+                self.wfile.write(part)
         self.send_header("Content-Length", str(len(part)))
         self.end_headers()
         if served.cuts > 0 and len(part) > 1:
             served.cuts -= 1
             self.wfile.write(part[: len(part) // 2])
             self.close_connection = True
-            return None
+            return
         for start in range(0, len(part), 10_000):
             time.sleep(served.pause)
             self.wfile.write(part[start : start + 10_000])
-        return None
 
     def _refuse(self, status: int, span: str = "") -> None:
         self.send_response(status)
