@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -9,11 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.errors import UserError
 from benchmarks.seeding import stream
+
+# The last two: from damaged EXIF.
+_UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, Image.DecompressionBombError),
+    *(TypeError, struct.error),
+)
 
 
 class Order:
@@ -83,14 +90,28 @@ def _whole(sample: Any) -> Any:
 
 
 def decoded(file: Path, convert: str | None = None) -> Image.Image:
-    """An image file, completely read; `convert` names the mode to turn it into.
+    """An image file, completely read.
+
+    Args:
+        file: any format that Pillow reads.
+        convert: the 8-bit mode of a picture ("RGB"), turned upright as its EXIF says and, of 16-bit
+            grey, the upper 8 bits: as OpenCV and with it the published code reads it. Without, the
+            numbers are those of the file.
 
     Raises:
-        UserError: missing, cut off, or no image.
+        UserError: missing, cut off, no image, or numbers that are no picture.
     """
     try:
         with Image.open(file) as opened:
             opened.load()
-            return opened.convert(convert) if convert else opened.copy()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            if not convert:
+                return opened.copy()
+            ImageOps.exif_transpose(opened, in_place=True)
+            if opened.mode.startswith("I;16"):
+                # Pillow would cut off at 255, which makes nearly everything white.
+                opened = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8))
+            elif opened.mode in ("I", "F"):
+                raise ValueError(f"mode {opened.mode}: 32-bit numbers are no picture")
+            return opened.convert(convert)
+    except _UNREADABLE as error:
         raise UserError(f"{file}: cannot be decoded ({error}); copy or unpack it again") from error

@@ -41,14 +41,91 @@ class Sample:
     """One row of the sheet.
 
     Attributes:
-        name: of the image. image: RGB uint8 (H, W, 3), at the size of the file.
-        objects, detections: boxes in pixels of the file.
+        name: of the image.
+        image: RGB uint8 (H, W, 3), at the size of the file.
+        objects: boxes in pixels of the file.
+        detections: boxes in pixels of the file.
     """
 
     name: str
     image: np.ndarray
     objects: Objects
     detections: Detections
+
+
+def write_sheets(path: Path, data_root: Path, out: Path, images: int) -> Iterator[Path]:
+    """Write `predictions_<domain>.png` for every scored domain of a record; no model is run.
+
+    Nobody picks the images: they are evenly spaced over the domain's list, which is in name order,
+    the first and the last among them. Boxes are those of the last iteration, kept beside the record
+    as `<record>.<domain>.json.gz`.
+
+    Args:
+        path: of the record.
+        data_root: folder of the data sets.
+        out: folder of the pictures.
+        images: how many of each domain, from 1 on; all where it has fewer.
+
+    Yields:
+        Each file, as it is written.
+
+    Raises:
+        UserError: no finished detection record, other data than its own, or a file of predictions
+            or of data that cannot be read.
+    """
+    record = Record.load(path)
+    engine, domains = _scored(record, path)
+    for domain in domains:
+        card, name = load_card(domain.card, "boxes"), domain.domain
+        if card.fingerprint(data_root, domain.split) != record.data.get(name):
+            raise UserError(
+                f"{data_root}: {name} is not the one that {path} was scored on; give the folder of "
+                "that one with --data-root, or run the cell again"
+            )
+        pairs = evaluation_pairs(domain, data_root)
+        file = path.with_suffix(f".{name}.json.gz")
+        detections = predictions.read(file, [pair.name for pair in pairs], len(card.classes))
+        samples = _evenly_spaced(pairs, detections, card, images)
+        title = (
+            f"{name}: {record.label} seed {record.seed} ({record.placement}), {record.protocol} "
+            f"version {record.protocol_version}, engine {engine}, "
+            f"{len(samples)} of {len(pairs)} images"
+        )
+        sheet = out / f"predictions_{name}.png"
+        contact_sheet(sheet, title, samples, card.classes)
+        yield sheet
+
+
+def _scored(record: Record, path: Path) -> tuple[str, list[Domain]]:
+    """Engine and scored domains of a finished detection record.
+
+    Raises:
+        UserError: another kind of record, or a cell that lacks them.
+    """
+    try:
+        protocol, engine = record.cell["protocol"], record.cell.get("engine")
+        task = protocol["task"]
+        specs = [spec for key in DetectionProtocol.roles.values() for spec in protocol.get(key, ())]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: its cell does not say what was scored ({error!r}); restore the file or run "
+            "the cell again"
+        ) from None
+    if task != "detection":
+        raise UserError(f"{path}: a record of {task}; pictures are made of detection")
+    if record.status != "done":
+        raise UserError(f"{path}: no predictions, its cell is {record.status}; run it again")
+    return str(engine), [yaml_files.validate(Domain, spec, str(path)) for spec in specs]
+
+
+def _evenly_spaced(
+    pairs: Sequence[Pair], detections: Sequence[Detections], card: Card, count: int
+) -> list[Sample]:
+    places = np.linspace(0, len(pairs) - 1, min(count, len(pairs))).round().astype(int)
+    return [
+        Sample(pairs[place].name, *read_pair(pairs[place], card), detections[place])
+        for place in places
+    ]
 
 
 def contact_sheet(
@@ -79,7 +156,7 @@ def contact_sheet(
     if not tiles:
         raise ValueError("no sample to show")
     height = max(tile.shape[0] for tile in tiles)
-    tiles = [_grown(tile, height, tile.shape[1]) for tile in tiles]
+    tiles = [_padded(tile, height, tile.shape[1]) for tile in tiles]
     blank = np.full_like(tiles[0], BACKGROUND)
     tiles += [blank] * (-len(tiles) % min(columns, len(tiles)))
     step = min(columns, len(tiles))
@@ -88,7 +165,8 @@ def contact_sheet(
     done, png = cv2.imencode(
         ".png", np.ascontiguousarray(sheet[:, :, ::-1]), [cv2.IMWRITE_PNG_COMPRESSION, 9]
     )
-    assert done, f"{sheet.shape}: OpenCV makes no PNG of it"
+    if not done:
+        raise ValueError(f"{sheet.shape}: OpenCV makes no PNG of it")
     write_atomically(path, lambda file: file.write(png.tobytes()))
 
 
@@ -100,18 +178,20 @@ def _pair(sample: Sample, classes: Sequence[str], min_score: float, width: int) 
     image = cv2.resize(
         sample.image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
     )
-    objects, found = sample.objects, sample.detections
+    objects, detections = sample.objects, sample.detections
     left, right = image.copy(), image.copy()
     for box, label, difficult in zip(objects.boxes, objects.labels, objects.difficult, strict=True):
         name = f"({classes[label]})" if difficult else classes[label]
         _draw(left, box * scale, COLOURS[label % len(COLOURS)], name, 1 if difficult else 2)
-    shown = np.flatnonzero(found.scores >= min_score)
-    for place in shown[np.argsort(found.scores[shown], kind="stable")]:  # the surest on top
-        label, score = found.labels[place], found.scores[place]
+    shown = np.flatnonzero(detections.scores >= min_score)
+    for place in shown[np.argsort(detections.scores[shown], kind="stable")]:  # the surest on top
+        box, label, score = (
+            part[place] for part in (detections.boxes, detections.labels, detections.scores)
+        )
         colour = COLOURS[label % len(COLOURS)]
-        _draw(right, found.boxes[place] * scale, colour, f"{classes[label]} {100 * score:.0f}", 2)
-    pictures = np.hstack([_grown(left, size[1], width + 2), right])
-    tile = _grown(pictures, size[1] + GAP, pictures.shape[1] + GAP)
+        _draw(right, box * scale, colour, f"{classes[label]} {100 * score:.0f}", 2)
+    pictures = np.hstack([_padded(left, size[1], width + 2), right])
+    tile = _padded(pictures, size[1] + GAP, pictures.shape[1] + GAP)
     strip = np.full((LINE, tile.shape[1], 3), BACKGROUND, dtype=np.uint8)
     _write(strip, sample.name, 4)
     return np.vstack([strip, tile])
@@ -150,65 +230,7 @@ def _write(strip: np.ndarray, text: str, left: int, colour: tuple[int, int, int]
     cv2.putText(strip, text, (left, LINE - 5), FONT, TEXT, colour, 1, cv2.LINE_AA)
 
 
-def _grown(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def _padded(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """The image with background below and on the right, up to the given size."""
     below, right = height - image.shape[0], width - image.shape[1]
     return np.pad(image, ((0, below), (0, right), (0, 0)), constant_values=BACKGROUND)
-
-
-def write_sheets(path: Path, data_root: Path, out: Path, images: int) -> Iterator[Path]:
-    """Write `predictions_<domain>.png` for every scored domain of a record; no model is run.
-
-    Nobody picks the images: they are evenly spaced over the domain's list, which is in name order,
-    the first and the last among them. Boxes are those of the last iteration, kept beside the record
-    as `<record>.<domain>.json.gz`.
-
-    Args:
-        path: of the record.
-        data_root: folder of the data sets.
-        out: folder of the pictures.
-        images: how many of each domain, from 1 on; all where it has fewer.
-
-    Yields:
-        Each file, as it is written.
-
-    Raises:
-        UserError: no finished detection record, other data than its own, or a file of predictions
-            or of data that cannot be read.
-    """
-    record = Record.load(path)
-    protocol = record.cell["protocol"]
-    if protocol["task"] != "detection":
-        raise UserError(f"{path}: a record of {protocol['task']}; pictures are made of detection")
-    if record.status != "done":
-        raise UserError(f"{path}: no predictions, its cell is {record.status}; run it again")
-    for spec in (
-        spec for key in DetectionProtocol.roles.values() for spec in protocol.get(key, ())
-    ):
-        domain = yaml_files.validate(Domain, spec, str(path))
-        card, name = load_card(domain.card, "boxes"), domain.domain
-        if card.fingerprint(data_root, domain.split) != record.data.get(name):
-            raise UserError(
-                f"{data_root}: {name} is not the one that {path} was scored on; give the folder of "
-                "that one with --data-root, or run the cell again"
-            )
-        pairs = evaluation_pairs(domain, data_root)
-        found = predictions.read(path.with_suffix(f".{name}.json.gz"), [p.name for p in pairs])
-        samples = _evenly_spaced(pairs, found, card, images)
-        title = (
-            f"{name}: {record.label} seed {record.seed} ({record.placement}), {record.protocol} "
-            f"version {record.protocol_version}, engine {record.cell['engine']}, "
-            f"{len(samples)} of {len(pairs)} images"
-        )
-        file = out / f"predictions_{name}.png"
-        contact_sheet(file, title, samples, card.classes)
-        yield file
-
-
-def _evenly_spaced(
-    pairs: Sequence[Pair], found: Sequence[Detections], card: Card, count: int
-) -> list[Sample]:
-    places = np.linspace(0, len(pairs) - 1, min(count, len(pairs))).round().astype(int)
-    return [
-        Sample(pairs[place].name, *read_pair(pairs[place], card), found[place]) for place in places
-    ]

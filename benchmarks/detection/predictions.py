@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,12 +100,13 @@ def write(path: Path, names: Sequence[str], detections: Sequence[Detections]) ->
     write_atomically(path, put)
 
 
-def read(path: Path, names: Sequence[str]) -> list[Detections]:
+def read(path: Path, names: Sequence[str], classes: int) -> list[Detections]:
     """Detections per image, as `rounded` gives them, in the order that they were written in.
 
     Args:
         path: file made by `write`.
         names: of all images of the domain, in the order of its list.
+        classes: number of classes.
 
     Raises:
         UserError: unreadable, no such file of results, or made from another list of images.
@@ -114,7 +117,7 @@ def read(path: Path, names: Sequence[str]) -> list[Detections]:
             results = json.loads(file.read())
         rows: list[list[tuple]] = [[] for _ in names]
         for result in results:
-            place = int(result["image_id"]) - 1
+            place, row = _row(result, classes)
             listed = names[place] if 0 <= place < len(names) else None
             if result["file_name"] != listed:
                 raise UserError(
@@ -122,15 +125,30 @@ def read(path: Path, names: Sequence[str]) -> list[Detections]:
                     "the list of the domain; use the list that the record names, or run its cell "
                     "again"
                 )
-            x, y, width, height = result["bbox"]
-            box = x, y, x + width, y + height
-            rows[place].append((*box, result["score"], result["category_id"] - 1))
+            rows[place].append(row)
         return [_detections(image) for image in rows]
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{path}: predictions cannot be read ({why}); {fix}") from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
         raise UserError(f"{path}: no COCO results ({error!r}); {fix}") from None
+
+
+def _row(result: dict[str, Any], classes: int) -> tuple[int, tuple]:
+    """Place of the image from 0 on; corners, score and label.
+
+    Raises:
+        ValueError: a number that is no place or class, or is not finite.
+    """
+    x, y, width, height = result["bbox"]
+    row = x, y, x + width, y + height, result["score"], result["category_id"] - 1
+    if not 0 <= row[-1] < classes:
+        raise ValueError(f"category_id {result['category_id']} is outside 1..{classes}")
+    if not all(map(math.isfinite, row)):  # json reads NaN and Infinity
+        raise ValueError(f"bbox {result['bbox']} or score {result['score']} is not finite")
+    if not all(isinstance(result[key], int) for key in ("image_id", "category_id")):
+        raise ValueError("an image_id or category_id is no whole number")
+    return result["image_id"] - 1, row
 
 
 def _detections(rows: list[tuple]) -> Detections:

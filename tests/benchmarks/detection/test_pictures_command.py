@@ -106,6 +106,18 @@ def test_records_without_predictions_are_refused(setting, capsys) -> None:
     assert "seed2.day.json.gz: predictions cannot be read" in refused(capsys, call(other, root))
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [{}, {"protocol": None}, {"protocol": {}}, {"protocol": []}]
+    + [{"protocol": {"task": "detection", "targets": wrong}} for wrong in (3, None, ["x"], [{}])],
+)
+def test_cells_that_do_not_say_what_was_scored_are_one_line(cell, setting, capsys) -> None:
+    record, root, _ = setting
+    other = write_record(record.with_name("seed2.json"), root, cell=cell)
+    assert str(other) in refused(capsys, call(other, root))
+    assert not other.with_suffix("").exists()
+
+
 def test_other_data_are_refused(setting, tmp_path, capsys) -> None:
     record, *_ = setting
     write_domain(tmp_path / "other", NAMES["day"], IMAGES)

@@ -22,7 +22,7 @@ def test_file_gives_the_metrics_again(tmp_path: Path) -> None:
             each.scores[:] = rng.random(len(each.scores))
         names = ORACLE["sets"][seed]["images"]
         predictions.write(tmp_path / "p.json.gz", names, every_found)
-        back = predictions.read(tmp_path / "p.json.gz", names)
+        back = predictions.read(tmp_path / "p.json.gz", names, len(CLASSES))
         assert scores(every_truth, back, CLASSES) == scores(every_truth, every_found, CLASSES)
         predictions.write(tmp_path / "again.json.gz", names, back)
         assert (tmp_path / "again.json.gz").read_bytes() == (tmp_path / "p.json.gz").read_bytes()
@@ -47,20 +47,61 @@ def test_file_is_coco_results(tmp_path: Path) -> None:
     assert path.read_bytes()[3:8] == bytes(5)  # neither a name nor a time of day
     assert [each.name for each in path.parent.iterdir()] == ["p.json.gz"]
     predictions.write(path, ["a", "b"], [found(), found()])
-    assert [len(each.scores) for each in predictions.read(path, ["a", "b"])] == [0, 0]
+    assert [len(each.scores) for each in predictions.read(path, ["a", "b"], 3)] == [0, 0]
 
 
 def test_file_of_another_list_or_damaged_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "p.json.gz"
     predictions.write(path, ["a", "b"], [found((0, 0.5, *BOX)), found((1, 0.5, *BOX))])
     with pytest.raises(UserError, match="image 1 is 'a' here and 'b' in the list"):
-        predictions.read(path, ["b", "a"])
+        predictions.read(path, ["b", "a"], 3)
     with pytest.raises(UserError, match="image 2 is 'b' here and None in"):
-        predictions.read(path, ["a"])
+        predictions.read(path, ["a"], 3)
     with pytest.raises(UserError, match="cannot be read"):
-        predictions.read(tmp_path / "absent.json.gz", ["a"])
+        predictions.read(tmp_path / "absent.json.gz", ["a"], 3)
     whole = path.read_bytes()
     for damaged in (whole[:-12], b"not gzip", gzip.compress(b"{"), gzip.compress(b'{"a": 1}')):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=r"p\.json\.gz.*run its cell again"):
-            predictions.read(path, ["a", "b"])
+            predictions.read(path, ["a", "b"], 3)
+
+
+RESULT = {"image_id": 1, "file_name": "a", "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"category_id": 4}, r"category_id 4 is outside 1\.\.3"),
+        ({"category_id": 0}, r"category_id 0 is outside 1\.\.3"),
+        ({"category_id": 1.5}, "no whole number"),
+        ({"image_id": 1.5}, "no whole number"),
+        ({"score": float("nan")}, "not finite"),
+        ({"bbox": [1, 2, float("inf"), 4]}, "not finite"),
+        ({"bbox": [1, 2, 3]}, "no COCO results"),
+        ({"bbox": [1, 2, 10**400, 4]}, "no COCO results"),
+        ({"score": "high"}, "no COCO results"),
+        ({"image_id": [1]}, "no COCO results"),
+    ],
+)
+def test_numbers_that_cannot_be_are_one_line(change: dict, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "p.json.gz"
+    for result, expected in ((RESULT, None), (RESULT | change, message)):
+        path.write_bytes(gzip.compress(json.dumps([result]).encode()))
+        if expected is None:
+            assert predictions.read(path, ["a"], 3)[0].labels.tolist() == [2]
+            continue
+        with pytest.raises(UserError, match=rf"p\.json\.gz: .*{expected}.*run its cell again"):
+            predictions.read(path, ["a"], 3)
+
+
+def test_nesting_without_end_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "p.json.gz"
+    path.write_bytes(gzip.compress(b"[" * 200_000))
+    with pytest.raises(UserError, match=r"p\.json\.gz: no COCO results .*run its cell again"):
+        predictions.read(path, ["a"], 3)
+    whole = bytearray(gzip.compress(json.dumps([RESULT] * 50).encode()))
+    whole[14] ^= 255
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match=r"p\.json\.gz: .*run its cell again"):
+        predictions.read(path, ["a"], 3)

@@ -91,7 +91,7 @@ def test_a_cell_leaves_a_record_weights_and_its_detections(engine, worlds, tmp_p
     ours = next(domain for domain in cell.protocol.targets)
     samples = list(evaluation_samples(cell.protocol, worlds, ours))
     path = (tmp_path / cell.path).with_suffix(".night.json.gz")
-    detections = predictions.read(path, [sample["name"] for sample in samples])
+    detections = predictions.read(path, [sample["name"] for sample in samples], 7)
     assert sum(len(each.scores) for each in detections) > 0
     classes = load_card("sdgod", "boxes").classes
     again = scores([sample["objects"] for sample in samples], detections, classes)
