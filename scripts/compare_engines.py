@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.cell import make_cell, prepare  # noqa: E402
-from benchmarks.commands import arguments, training  # noqa: E402
+from benchmarks.commands import arguments  # noqa: E402
 from benchmarks.detection.engines import FALLBACK, REFERENCE  # noqa: E402
 from benchmarks.errors import UserError  # noqa: E402
 from benchmarks.record import Record  # noqa: E402
@@ -53,7 +53,7 @@ def main(
         ]
         plans[engine] = Plan(prepare(cells, root, out), out / engine, root, "cpu", run_cell)
     for plan in plans.values():
-        outcome = training.reported(plan, lambda report, plan=plan: sweep(plan, workers, report))
+        outcome = arguments.reported(plan, lambda report, plan=plan: sweep(plan, workers, report))
         if outcome.exit_code:
             raise typer.Exit(outcome.exit_code)
     rows = [row for method in chosen for row in compared(spec, protocol.selection, method, plans)]

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from benchmarks import console
-from benchmarks.commands import arguments, training
+from benchmarks.commands import arguments
 from benchmarks.commands.arguments import (
     REFERENCE,
     RUNS,
@@ -48,7 +48,7 @@ def compare(
 
     spec = load_table(table)
     protocol = spec.protocol(profile)
-    cells = training.cells(protocol, [method], seeds, placement, mode, settings)
+    cells = arguments.cells(protocol, [method], seeds, placement, mode, settings)
     how = f"python -m benchmarks sweep {table} --profile {profile} --out DIR"
     fixed = comparison.baselines(against, cells, out, how)
     root = arguments.data_root(protocol, data_root)
@@ -61,7 +61,7 @@ def compare(
         raise typer.Exit(1)
     if replace:
         comparison.clear(todo, out)
-    training.train_missing(todo, out, root, device, workers)
+    arguments.train_missing(todo, out, root, device, workers)
     mine = comparison.records_of(cells, fixed, out)
     print(comparison.answer(spec, fixed, cells, mine), end="")
     if any(record.status == "failed" for record in mine):

@@ -24,10 +24,10 @@ def sheet(
     out: Annotated[Path, typer.Option()] = REPOSITORY / "results" / "mini",
 ) -> None:
     """Write contact sheets, class_share.csv and boxes.csv of the worlds rendered below ROOT."""
-    from benchmarks.worlds import weather_sheet, worlds
+    from benchmarks.worlds import worlds
 
     print(worlds.contact_sheet(out), worlds.class_shares(root, out), sep="\n")
-    print(weather_sheet.contact_sheet(out), weather_sheet.boxes(root, out), sep="\n")
+    print(worlds.weather_contact_sheet(out), worlds.boxes(root, out), sep="\n")
 
 
 @mini.command()

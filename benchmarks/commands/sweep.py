@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from benchmarks.commands import arguments, training
+from benchmarks.commands import arguments
 from benchmarks.commands.arguments import (
     RUNS,
     DataRoot,
@@ -76,7 +76,7 @@ def sweep(
     spec = load_table(table)
     protocol = spec.protocol(profile)
     asked = arguments.names(methods) or spec.methods
-    cells = training.cells(protocol, asked, seeds, placement, mode, settings)
+    cells = arguments.cells(protocol, asked, seeds, placement, mode, settings)
     if dry_run:
         from benchmarks.dry_run import print_table
 
@@ -88,9 +88,9 @@ def sweep(
     run = partial(run_cell, devices=devices, nodes=nodes) if shared else run_cell
     plan = Plan(prepare(cells, root, out), out, root, device, run, devices)
     if on == "slurm":
-        outcome = training.reported(
+        outcome = arguments.reported(
             plan, lambda report: submit(plan, resources, report, retry_failed, wait)
         )
     else:
-        outcome = training.reported(plan, lambda report: work(plan, workers, report, retry_failed))
+        outcome = arguments.reported(plan, lambda report: work(plan, workers, report, retry_failed))
     raise typer.Exit(outcome.exit_code)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from benchmarks import console
-from benchmarks.commands import arguments, training
+from benchmarks.commands import arguments
 from benchmarks.commands.arguments import (
     RUNS,
     DataRoot,
@@ -52,7 +52,7 @@ def tune(
     root = arguments.data_root(whole, data_root)
     arguments.announce(whole)
     cells = prepare(cells, root, out)
-    training.train_missing(cells, out, root, device, workers)
+    arguments.train_missing(cells, out, root, device, workers)
     summary = summary or REPOSITORY / whole.modes[EQUAL_BUDGET].trials
     chosen, without = tuning.update(summary, whole, cells, out)
     for trial in chosen:

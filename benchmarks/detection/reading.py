@@ -19,9 +19,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from benchmarks.data.cards import Boxes, Card, load_card
-from benchmarks.data.files import Pair
+from benchmarks.data.files import Pair, evaluation_part, training_part
 from benchmarks.data.loading import decoded
-from benchmarks.data.splits import evaluation_part, training_part
 from benchmarks.errors import UserError, closest
 from benchmarks.protocol import Domain
 

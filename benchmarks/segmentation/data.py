@@ -17,9 +17,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from benchmarks.data.cards import IGNORE, OUTSIDE, Card, load_card
-from benchmarks.data.files import Pair
+from benchmarks.data.files import Pair, evaluation_part, training_part
 from benchmarks.data.loading import Order, decoded, loaded
-from benchmarks.data.splits import evaluation_part, training_part
 from benchmarks.data.transforms import normalise, resize_to
 from benchmarks.distributed import WHOLE, Batch, Shard
 from benchmarks.errors import UserError

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.worlds import objects, vehicles
+from benchmarks.worlds import objects
 from benchmarks.worlds.canvas import VOID, Camera, Canvas
 
 SIZE = (96, 160)  # height, width of a rendered image in pixels
@@ -168,21 +168,19 @@ def _traffic(
         while z < 45:
             label = int(
                 rng.choice(
-                    [vehicles.CAR, vehicles.TRUCK, vehicles.BUS, vehicles.TRAIN, -1],
+                    [objects.CAR, objects.TRUCK, objects.BUS, objects.TRAIN, -1],
                     p=[0.38, 0.13, 0.12, 0.12, 0.25],
                 )
             )
             length = {
-                vehicles.CAR: 5,
-                vehicles.TRUCK: 10,
-                vehicles.BUS: 13,
-                vehicles.TRAIN: 30,
+                objects.CAR: 5,
+                objects.TRUCK: 10,
+                objects.BUS: 13,
+                objects.TRAIN: 30,
             }.get(label, 6)
             if label >= 0:
                 x = lane * (road * 0.5 + rng.uniform(-0.3, 0.5))
-                things.append(
-                    (z, _later(vehicles.vehicle, canvas, rng, label, x, z, next(counter)))
-                )
+                things.append((z, _later(objects.vehicle, canvas, rng, label, x, z, next(counter))))
             z += length + rng.uniform(2.0, 9.0)
     for label, chance in ((objects.BICYCLE, 0.55), (objects.MOTORCYCLE, 0.5)):
         if rng.random() < chance:

@@ -13,12 +13,11 @@ from PIL import Image
 
 from benchmarks.data.cards import FOLDER, Card, load_card
 from benchmarks.data.files import listed
-from benchmarks.worlds.annotations import Annotated, annotate, voc_xml
 from benchmarks.worlds.appearance import render
 from benchmarks.worlds.scenes import Scene, sample_scene
 from benchmarks.worlds.styles import gtav
 from benchmarks.worlds.weather import SIZE
-from benchmarks.worlds.writers import write_instances, write_pair
+from benchmarks.worlds.writers import Annotated, annotate, voc_xml, write_instances, write_pair
 
 
 def write_split(card: Card, root: Path, split: str, size: tuple[int, int], images: int) -> None:

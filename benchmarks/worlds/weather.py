@@ -18,11 +18,11 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from benchmarks.worlds.annotations import Annotated, annotate, voc_xml
 from benchmarks.worlds.appearance import render
+from benchmarks.worlds.objects import TRAIN
 from benchmarks.worlds.scenes import Scene, sample_scene
 from benchmarks.worlds.styles import Style
-from benchmarks.worlds.vehicles import TRAIN
+from benchmarks.worlds.writers import Annotated, annotate, voc_xml
 
 # Height, width in pixels. At half of it the median person is 7 pixels wide: less than one patch of
 # the mini backbone.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,15 +18,171 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 from rich.progress import track
 
 from benchmarks.data.cards import IGNORE, load_card
 from benchmarks.errors import UserError
-from benchmarks.worlds import annotations, small_worlds, weather
+from benchmarks.worlds import styles, weather, writers
 from benchmarks.worlds.appearance import render
 from benchmarks.worlds.scenes import Scene, sample_scene
-from benchmarks.worlds.styles import DOMAINS
-from benchmarks.worlds.writers import PALETTE, write_pair
+from benchmarks.worlds.styles import DOMAINS, Rng, Style
+from benchmarks.worlds.writers import (
+    CLASSES,
+    PALETTE,
+    Annotated,
+    annotate,
+    write_instances,
+    write_pair,
+)
+
+SMALL_IMAGES = 8  # per data set; of ACDC per split
+_STREAM = 0x57A11  # keeps these scenes apart from those of all other domains
+
+
+def snowy_day(rng: Rng) -> Style:
+    """The camera of the Cityscapes domain, in a covered street."""
+    return replace(styles.cityscapes(rng), snow=rng.uniform(0.5, 0.9), season="bare")
+
+
+CONDITIONS: dict[str, Callable[[Rng], Style]] = {  # of ACDC
+    "fog": weather.foggy_day,
+    "night": weather.clear_night,
+    "rain": weather.rainy_dusk,
+    "snow": snowy_day,
+}
+
+
+def render_small_worlds(root: Path, seed: int) -> None:
+    """Write all of them below `root`."""
+    for index in range(SMALL_IMAGES):
+        _synthia(root, seed, index)
+        _urbansyn(root, seed, index)
+        _cityscapes(root, seed, index)
+        for split in ("train", "val"):
+            _acdc(root, seed, split, index)
+
+
+def sample_small(
+    name: str, seed: int, index: int, style: Callable[[Rng], Style]
+) -> tuple[Scene, np.ndarray]:
+    """Scene and photograph (uint8 RGB) number `index` of a set."""
+    rng = np.random.default_rng([_STREAM, seed, *name.encode(), index])
+    scene = sample_scene(rng)
+    return scene, render(scene, style(rng), rng)
+
+
+def _synthia(root: Path, seed: int, index: int) -> None:
+    scene, image = sample_small("synthia", seed, index, weather.clear_day)
+    write_pair(load_card("synthia"), root, "train", f"{index:07d}", image, scene.labels)
+
+
+def _urbansyn(root: Path, seed: int, index: int) -> None:
+    scene, image = sample_small("urbansyn", seed, index, styles.gtav)
+    write_pair(load_card("urbansyn"), root, "train", f"{index + 1:04d}", image, scene.labels)
+
+
+def _acdc(root: Path, seed: int, split: str, index: int) -> None:
+    condition = list(CONDITIONS)[index % len(CONDITIONS)]
+    scene, image = sample_small(f"acdc_{split}", seed, index, CONDITIONS[condition])
+    sequence = f"GOPR{index:04d}"
+    name = f"{sequence}_frame_000001"
+    parts = {"condition": condition, "sequence": sequence}
+    write_pair(load_card("acdc"), root, split, name, image, scene.labels, **parts)
+
+
+def _cityscapes(root: Path, seed: int, index: int) -> None:
+    """One training image with its instances, then the same one in each density of fog."""
+    card = load_card("cityscapes")
+    boxes, foggy = load_card("cityscapes_boxes", "boxes"), load_card("foggy_cityscapes", "boxes")
+    city = ("aachen", "bremen")[index % 2]
+    name = f"{city}_{index:06d}_000019"
+
+    scene, image = sample_small("cityscapes_train", seed, index, styles.cityscapes)
+    write_pair(card, root, "train", name, image, scene.labels, city=city)
+    write_instances(boxes.path(root, "train", "labels", name=name, city=city), scene, card)
+    for beta in foggy.split("train_all").beta:
+        file = foggy.path(root, "train_all", "images", name=name, city=city, beta=beta)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        style = partial(_in_fog, beta=float(beta))
+        Image.fromarray(sample_small("cityscapes_train", seed, index, style)[1]).save(file)
+
+
+def _in_fog(rng: Rng, beta: float) -> Style:
+    return replace(styles.cityscapes(rng), haze=beta)
+
+
+COLOURS = {  # RGB; strong ones, which show by night and in fog
+    "bus": (255, 165, 0),
+    "bike": (0, 230, 90),
+    "car": (0, 160, 255),
+    "motor": (255, 90, 20),
+    "person": (255, 30, 110),
+    "rider": (190, 90, 255),
+    "truck": (235, 225, 0),
+}
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def weather_contact_sheet(out: Path, columns: int = 3, scale: int = 2) -> Path:
+    """Write contact_sheet_detection.png: one row of images per domain, with their boxes.
+
+    Difficult objects have a thin grey box without a name.
+    """
+    rows = []
+    for domain in weather.WORLDS:
+        tiles = []
+        for index in range(columns):
+            scene, image = weather.sample(domain, index, SEED)
+            tile = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+            for one in annotate(scene):
+                _draw(tile, one, scale)
+            tiles.append(np.pad(tile, ((1, 1), (1, 1), (0, 0))))
+        for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+            cv2.putText(tiles[0], domain, (6, 20), _FONT, 0.6, colour, thickness, cv2.LINE_AA)
+        rows.append(np.hstack(tiles))
+    out.mkdir(parents=True, exist_ok=True)
+    picture = out / "contact_sheet_detection.png"
+    cv2.imwrite(str(picture), np.vstack(rows)[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    return picture
+
+
+def _draw(tile: np.ndarray, one: Annotated, scale: int) -> None:
+    x1, y1, x2, y2 = (v * scale for v in one.box)
+    colour = (150, 150, 150) if one.difficult else COLOURS[one.name]
+    cv2.rectangle(tile, (x1, y1), (x2 - 1, y2 - 1), colour, 1 if one.difficult else 2)
+    if not one.difficult:
+        left = min(x1, tile.shape[1] - 8 * len(one.name))
+        for ink, thickness in (((0, 0, 0), 2), (colour, 1)):
+            cv2.putText(tile, one.name, (left, y1 - 3), _FONT, 0.4, ink, thickness, cv2.LINE_AA)
+
+
+def boxes(root: Path, out: Path) -> Path:
+    """Write boxes.csv: objects per list of a domain and class, with box sizes in pixels.
+
+    Widths and heights are percentiles over the objects that are not difficult.
+    """
+    lists = json.loads((root / MANIFEST).read_text())["boxes"]
+    sizes = [f"{side}_p{p}" for side in ("width", "height") for p in (10, 50, 90)]
+    lines = [["list", "images", "without_box", "class", "boxes", "difficult", "truncated", *sizes]]
+    for name, counts in lists.items():
+        for kind in CLASSES.values():
+            own = counts["classes"][kind]
+            figures = [own["boxes"], own["difficult"], own["truncated"]]
+            nothing = [""] * 3  # no such object that is not difficult
+            percentiles = [
+                v if v == "" else f"{v:.0f}"
+                for side in ("width", "height")
+                for v in own.get(side, nothing)
+            ]
+            lines.append(
+                [name, counts["images"], counts["without_box"], kind, *figures, *percentiles]
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "boxes.csv").open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(lines)
+    return out / "boxes.csv"
+
 
 SEED = 1
 MANIFEST = "manifest.json"
@@ -88,11 +245,11 @@ def _render_all(root: Path, seed: int, origin: dict) -> None:
     with _mapping() as each:
         shares = {domain: _render_domain(root, domain, seed, each) for domain in WORLDS}
         boxes = {
-            f"{domain}/{split}": annotations.statistics(images)
+            f"{domain}/{split}": writers.statistics(images)
             for domain in weather.WORLDS
             for split, images in weather.render_domain(root, domain, seed, each).items()
         }
-    small_worlds.render_all(root, seed)
+    render_small_worlds(root, seed)
     files = sorted(f for f in root.rglob("*") if f.is_file())
     manifest = {
         "origin": origin,
@@ -109,8 +266,7 @@ def _render_all(root: Path, seed: int, origin: dict) -> None:
 def renderer_hash() -> str:
     """SHA-256 over the source files that decide what a mini world looks like."""
     here = Path(__file__).parent
-    names = ("canvas", "objects", "vehicles", "scenes", "styles", "appearance", "worlds")
-    names += ("annotations", "weather", "writers", "small_worlds")
+    names = ("canvas", "objects", "scenes", "styles", "appearance", "weather", "writers", "worlds")
     return hashlib.sha256(b"".join((here / f"{n}.py").read_bytes() for n in names)).hexdigest()
 
 

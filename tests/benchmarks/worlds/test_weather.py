@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.worlds import annotations, weather, weather_sheet, worlds
-from benchmarks.worlds.annotations import CLASSES, Annotated, annotate, statistics, voc_xml
+from benchmarks.worlds import weather, worlds, writers
 from benchmarks.worlds.canvas import Camera, Canvas
 from benchmarks.worlds.scenes import Scene
 from benchmarks.worlds.weather import SIZE, WORLDS, World, render_domain, sample
+from benchmarks.worlds.writers import CLASSES, Annotated, annotate, statistics, voc_xml
 
 BOX = ("xmin", "ymin", "xmax", "ymax")
 BUILDING, PERSON, CAR, TRAIN = 2, 11, 13, 16
@@ -157,12 +157,12 @@ def test_the_rule_changes_at_its_limits() -> None:
     def one(side: int, share: float) -> Annotated:
         return Annotated("car", (0, 0, side, 40), share, False)
 
-    assert not one(annotations.SMALL, annotations.SHARE).difficult
-    assert one(annotations.SMALL - 1, 1.0).difficult
-    assert one(40, annotations.SHARE - 1e-6).difficult
-    widths = (annotations.LEAST, annotations.LEAST - 1)
+    assert not one(writers.SMALL, writers.SHARE).difficult
+    assert one(writers.SMALL - 1, 1.0).difficult
+    assert one(40, writers.SHARE - 1e-6).difficult
+    widths = (writers.LEAST, writers.LEAST - 1)
     scene = scene_of(*((PERSON, i + 1, (20 * i, 0, 20 * i + w, 30)) for i, w in enumerate(widths)))
-    assert [o.box[2] - o.box[0] for o in annotate(scene)] == [annotations.LEAST]
+    assert [o.box[2] - o.box[0] for o in annotate(scene)] == [writers.LEAST]
 
 
 def test_an_image_without_objects_has_an_annotation() -> None:
@@ -197,7 +197,7 @@ def test_rendered_with_the_other_worlds_and_counted_in_the_table(
     files = json.loads((folder / "manifest.json").read_text())["files"]
     xmls = [folder / name for name in files if name.endswith(".xml")]
     assert len(xmls) == 2
-    table = weather_sheet.boxes(folder, tmp_path / "out").read_text().splitlines()
+    table = worlds.boxes(folder, tmp_path / "out").read_text().splitlines()
     rows = [line.split(",") for line in table]
     assert [row[0] for row in rows[1:]] == ["dusk_rainy/train"] * 7
     drawn = Counter(name for xml in xmls for name, _ in objects_in(xml))

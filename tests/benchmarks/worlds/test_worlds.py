@@ -14,7 +14,7 @@ from benchmarks.detection.reading import read_pair as read_boxes
 from benchmarks.errors import UserError
 from benchmarks.segmentation.data import read_pair
 from benchmarks.tasks import load_protocol
-from benchmarks.worlds import pretrain, small_worlds, weather, worlds
+from benchmarks.worlds import pretrain, weather, worlds
 from benchmarks.worlds.scenes import sample_scene
 from benchmarks.worlds.styles import cityscapes, gtav
 from benchmarks.worlds.worlds import WORLDS, World, render_worlds, sample
@@ -27,7 +27,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worlds, "WORLDS", {d: World(w.split, 3) for d, w in WORLDS.items()})
     weathers = {d: weather.World(w.style, {"train": 1}) for d, w in weather.WORLDS.items()}
     monkeypatch.setattr(weather, "WORLDS", weathers)
-    monkeypatch.setattr(small_worlds, "IMAGES", 1)
+    monkeypatch.setattr(worlds, "SMALL_IMAGES", 1)
 
 
 @pytest.mark.usefixtures("few")
@@ -81,8 +81,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four images of each set that no mini protocol uses."""
     root = tmp_path_factory.mktemp("small")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(small_worlds, "IMAGES", 4)
-        small_worlds.render_all(root, seed=1)
+        patch.setattr(worlds, "SMALL_IMAGES", 4)
+        worlds.render_small_worlds(root, seed=1)
     return root
 
 
@@ -101,7 +101,7 @@ def test_loaders_read_back_the_small_worlds(
 ) -> None:
     card = load_card(card_name)
     read = [read_pair(pair, card) for pair in card.pairs(small, split)]
-    scenes = [small_worlds.sample(stream, 1, index, gtav)[0] for index in range(4)]
+    scenes = [worlds.sample_small(stream, 1, index, gtav)[0] for index in range(4)]
     assert {labels.tobytes() for _, labels in read} == {s.labels.tobytes() for s in scenes}
     assert {image.shape for image, _ in read} == {(96, 160, 3)}
 
@@ -113,7 +113,7 @@ def test_small_acdc_has_one_image_of_each_condition(small: Path) -> None:
 
 def test_fog_thickens_and_keeps_scene_and_boxes(small: Path) -> None:
     clear, foggy = load_card("cityscapes_boxes", "boxes"), load_card("foggy_cityscapes", "boxes")
-    scene, _ = small_worlds.sample("cityscapes_train", 1, 0, cityscapes)
+    scene, _ = worlds.sample_small("cityscapes_train", 1, 0, cityscapes)
     levels = []
     for pair in foggy.pairs(small, "train_all")[:3]:  # one picture, 0.005, 0.01 and 0.02 per metre
         image, found = read_boxes(pair, foggy)
@@ -129,7 +129,7 @@ def test_boxes_of_the_written_instances_are_those_of_the_scene(small: Path) -> N
     card = load_card("cityscapes_boxes", "boxes")
     train_id = dict(zip((11, 12, 13, 14, 15, 16, 17, 18), range(8), strict=True))
     for index, pair in enumerate(sorted(card.pairs(small, "train"), key=lambda p: p.name[-13:])):
-        scene, _ = small_worlds.sample("cityscapes_train", 1, index, cityscapes)
+        scene, _ = worlds.sample_small("cityscapes_train", 1, index, cityscapes)
         drawn = {(train_id[each["train_id"]], *each["box"]) for each in scene.boxes()}
         _, found = read_boxes(pair, card)
         assert drawn == {
