@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 from types import ModuleType
 
-from benchmarks.errors import UserError
+from benchmarks.errors import UserError, closest
 
 REFERENCE, FALLBACK = "detectron2", "torchvision"
 # Each module has a class Detector(backbone, features, spec, classes).
@@ -21,8 +21,10 @@ def resolve(asked: str) -> str:
     """The engine that "auto", "detectron2" or "torchvision" comes to on this machine.
 
     Raises:
-        UserError: Detectron2 is asked for and not installed.
+        UserError: no such engine, or Detectron2 is asked for and not installed.
     """
+    if asked not in ("auto", *_MODULES):
+        raise UserError(f"no engine {asked!r}{closest(asked, ('auto', *_MODULES))}")
     here = _is_here()
     if asked == REFERENCE and not here:
         raise UserError(

@@ -16,8 +16,8 @@ class DetectionAugment(Strict):
     """Training augmentation of images with boxes; lengths in pixels of the resized image.
 
     Attributes:
-        base: (height, width) that the image is fitted into, its ratio kept. scale: range of the
-            factor, uniformly drawn, by which that size is multiplied.
+        base: (height, width) that the image is fitted into, its ratio kept.
+        scale: range of the factor, uniformly drawn, by which that size is multiplied.
         crop: side of the square that is cut out; smaller images are padded to it.
         min_side: a box whose visible part is narrower or lower than this is dropped.
         min_visible: a box of which the crop leaves less than this share of its area is dropped.
@@ -50,7 +50,8 @@ class Pyramid(Strict):
 
     Attributes:
         scales: of the levels against the ViT's map (one pixel per patch), fine to coarse, each
-            half of the one before. channels: of every level.
+            half of the one before.
+        channels: of every level.
         extra: whether a further level, every second pixel of the coarsest one, takes part in
             proposing regions (the paper's detectors: yes).
     """
@@ -70,8 +71,8 @@ class Matching(Strict):
     """How boxes become examples of object and background.
 
     Attributes:
-        positive, negative: a box is an object from this overlap (IoU) on, and background below that
-            one; in between it takes no part.
+        positive: a box is an object from this overlap (IoU) on.
+        negative: a box is background below this overlap; in between it takes no part.
         samples: boxes per image that are trained on.
         positive_share: at most so many of them objects.
     """
@@ -100,10 +101,13 @@ class Rpn(Strict):
 
     Attributes:
         anchors: per level, fine to coarse (the extra one last), sides in pixels: an anchor covers
-            side x side pixels. ratios: height / width of the anchors at every place.
-        convs: hidden 3x3 convolutions. matching: of anchors.
-        before_nms: proposals per level. after_nms: proposals of all levels. nms: largest overlap
-            of two proposals of one level.
+            side x side pixels.
+        ratios: height / width of the anchors at every place.
+        convs: hidden 3x3 convolutions.
+        matching: of anchors.
+        before_nms: proposals per level.
+        after_nms: proposals of all levels.
+        nms: largest overlap of two proposals of one level.
     """
 
     anchors: tuple[Annotated[tuple[Positive, ...], Field(min_length=1)], ...]
@@ -119,15 +123,18 @@ class Roi(Strict):
     """The box head of Faster R-CNN.
 
     Attributes:
-        pool: side of a pooled region in bins. sampling: points per bin and axis, 0 for as many as
-            the bin has pixels.
+        pool: side of a pooled region in bins.
+        sampling: points per bin and axis, 0 for as many as the bin has pixels.
         canonical_side: a box of this side in pixels is pooled from the level with stride
             `canonical_stride`; each halving of the side halves the stride (arXiv 1612.03144, eq 1).
-        convs: 3x3 convolutions before the linear layers. linears, hidden: their number and width.
+        convs: 3x3 convolutions before the linear layers.
+        linears: number of linear layers.
+        hidden: width of the linear layers.
         matching: of proposals, ground truth added to them.
         weights: of the box deltas (x, y, width, height).
-        score: smallest score of a detection. nms: largest overlap of two of one class. detections:
-            most per image.
+        score: smallest score of a detection.
+        nms: largest overlap of two detections of one class.
+        detections: most per image.
     """
 
     pool: Count = 7

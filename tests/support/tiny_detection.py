@@ -53,9 +53,9 @@ def batch(empty: bool = False) -> dict[str, Tensor | list[Tensor]]:
     image = 0.1 * torch.randn(2, 3, 32, 32, generator=generator)
     boxes = [torch.tensor([[2.0, 3, 14, 12], [16, 16, 31, 31]]), torch.tensor([[4.0, 5, 20, 20]])]
     labels = [torch.tensor([0, 6]), torch.tensor([3])]
-    for each, inside, kinds in zip(image, boxes, labels, strict=True):
+    for picture, inside, kinds in zip(image, boxes, labels, strict=True):
         for (left, top, right, bottom), kind in zip(inside.int().tolist(), kinds, strict=True):
-            each[:, top:bottom, left:right] += float(kind) - 2.5
+            picture[:, top:bottom, left:right] += float(kind) - 2.5
     image[1, :, 24:] = 0
     if empty:
         boxes[1], labels[1] = boxes[1][:0], labels[1][:0]

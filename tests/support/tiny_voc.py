@@ -46,11 +46,11 @@ def annotation(*objects: str, size: tuple[int, int] = (40, 64)) -> str:
 def random_objects(rng: np.random.Generator, size: tuple[int, int]) -> list[str]:
     """Between two and five boxes of random classes, each about a fifth of the image wide."""
     height, width = size
-    found = []
+    objects = []
     for _ in range(rng.integers(2, 6)):
         x, y = rng.integers(1, width - width // 5), rng.integers(1, height - height // 5)
-        found.append(box(str(rng.choice(CLASSES)), (x, y, x + width // 5, y + height // 5)))
-    return found
+        objects.append(box(str(rng.choice(CLASSES)), (x, y, x + width // 5, y + height // 5)))
+    return objects
 
 
 def write_domain(

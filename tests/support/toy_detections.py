@@ -28,7 +28,7 @@ def truth(*objects: tuple, difficult: Sequence[int] = ()) -> Truth:
     return Truth(table[:, 1:], table[:, 0].astype(np.int64), flags)
 
 
-def found(*rows: tuple) -> Detections:
+def detected(*rows: tuple) -> Detections:
     """Detections as (label, score, x1, y1, x2, y2)."""
     table = np.array(rows, dtype=np.float32).reshape(-1, 6)
     return Detections(table[:, 2:], table[:, 1], table[:, 0].astype(np.int64))
@@ -37,22 +37,22 @@ def found(*rows: tuple) -> Detections:
 def from_oracle(oracle: dict, dtype: type) -> tuple[list[Truth], list[Detections]]:
     """Ground truth from VOC's 1-based inclusive pixels to corners; detections are corners."""
     labels = {name: index for index, name in enumerate(CLASSES)}
-    every_truth, every_found = [], []
+    every_truth, every_detected = [], []
     for image in oracle["images"]:
-        objects = [each for each in oracle["ground_truth"] if each["image"] == image]
-        boxes = np.array([each["box"] for each in objects], dtype=np.float32).reshape(-1, 4)
-        kinds = np.array([labels[each["cls"]] for each in objects], dtype=np.int64)
-        flags = np.array([each["difficult"] for each in objects], dtype=bool)
+        objects = [row for row in oracle["ground_truth"] if row["image"] == image]
+        boxes = np.array([row["box"] for row in objects], dtype=np.float32).reshape(-1, 4)
+        kinds = np.array([labels[row["cls"]] for row in objects], dtype=np.int64)
+        flags = np.array([row["difficult"] for row in objects], dtype=bool)
         every_truth.append(Truth(boxes - np.array([1, 1, 0, 0], dtype=np.float32), kinds, flags))
-        rows = [each for each in oracle["detections"] if each["image"] == image]
-        every_found.append(
+        rows = [row for row in oracle["detections"] if row["image"] == image]
+        every_detected.append(
             Detections(
-                np.array([each["box"] for each in rows], dtype=dtype).reshape(-1, 4),
-                np.array([each["score"] for each in rows], dtype=dtype),
-                np.array([labels[each["cls"]] for each in rows], dtype=np.int64),
+                np.array([row["box"] for row in rows], dtype=dtype).reshape(-1, 4),
+                np.array([row["score"] for row in rows], dtype=dtype),
+                np.array([labels[row["cls"]] for row in rows], dtype=np.int64),
             )
         )
-    return every_truth, every_found
+    return every_truth, every_detected
 
 
 def crowded(seed: int, images: int = 8) -> tuple[list[Truth], list[Detections]]:
@@ -61,7 +61,7 @@ def crowded(seed: int, images: int = 8) -> tuple[list[Truth], list[Detections]]:
     Some images without objects, some without detections, some boxes of each COCO size.
     """
     rng = np.random.default_rng(seed)
-    every_truth, every_found = [], []
+    every_truth, every_detected = [], []
     for _ in range(images):
         scale = rng.choice([1, 4, 16])
         corners = rng.integers(0, 12, (rng.integers(0, 7), 2))
@@ -77,5 +77,5 @@ def crowded(seed: int, images: int = 8) -> tuple[list[Truth], list[Detections]]:
         else:
             moved, labels = np.tile([[0, 0, 8, 8]], (count, 1)), rng.integers(0, 3, count)
         marks = rng.integers(0, 6, count).astype(np.float32) / 5
-        every_found.append(Detections(moved.astype(np.float32), marks, labels))
-    return every_truth, every_found
+        every_detected.append(Detections(moved.astype(np.float32), marks, labels))
+    return every_truth, every_detected

@@ -26,16 +26,16 @@ def labels(count: int) -> np.ndarray:
 
 
 def sample(
-    image: np.ndarray, found: np.ndarray, spec: DetectionAugment, seed: int = 0
+    image: np.ndarray, given_boxes: np.ndarray, spec: DetectionAugment, seed: int = 0
 ) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return augment.training_sample(image, found, labels(len(found)), spec, INPUT, rng)
+    return augment.training_sample(image, given_boxes, labels(len(given_boxes)), spec, INPUT, rng)
 
 
-def painted(size: tuple[int, int], found: np.ndarray) -> np.ndarray:
+def painted(size: tuple[int, int], given_boxes: np.ndarray) -> np.ndarray:
     """Black with a bright rectangle of its own brightness for each box."""
     image = np.zeros((*size, 3), np.uint8)
-    for number, (x1, y1, x2, y2) in enumerate(found.astype(int)):
+    for number, (x1, y1, x2, y2) in enumerate(given_boxes.astype(int)):
         image[y1:y2, x1:x2] = 100 + 50 * number
     return image
 
@@ -114,16 +114,16 @@ def test_minimum_visible_size(min_side: float, min_visible: float, kept: list[in
     whole = boxes((0, 0, 10, 10), (-10, 0, 10, 10), (-30, 0, 10, 10), (-8, 0, 2, 10))
     inside = np.clip(whole, 0, 100)
     spec = rules(min_side=min_side, min_visible=min_visible)
-    found, numbers = augment.visible(inside, whole, labels(4), spec)
+    kept_boxes, numbers = augment.visible(inside, whole, labels(4), spec)
     assert numbers.tolist() == kept
-    np.testing.assert_array_equal(found, inside[kept])
+    np.testing.assert_array_equal(kept_boxes, inside[kept])
 
 
 def test_boxes_outside_the_crop_are_dropped() -> None:
     whole = boxes((-20, 0, -5, 10), (0, 0, 10, 10))
     spec = rules(min_visible=0.0)
-    found, numbers = augment.visible(np.clip(whole, 0, 32), whole, labels(2), spec)
-    assert (len(found), numbers.tolist()) == (1, [1])
+    kept_boxes, numbers = augment.visible(np.clip(whole, 0, 32), whole, labels(2), spec)
+    assert (len(kept_boxes), numbers.tolist()) == (1, [1])
 
 
 def test_boxes_that_become_too_small_are_dropped() -> None:
@@ -165,15 +165,15 @@ def test_negative_crops() -> None:
     """One box in a large image: four of five crops lose it."""
     image, given_boxes = np.zeros((200, 200, 3), np.uint8), boxes((20, 20, 60, 60))
     base = {"base": (200, 200), "scale": (1.0, 1.0), "crop": 100}
-    found = {
+    counts = {
         allowed: [
             len(sample(image, given_boxes, rules(negative_crops=allowed, **base), seed)["boxes"])
             for seed in range(40)
         ]
         for allowed in (True, False)
     }
-    assert sum(found[True]) < 15
-    assert sum(found[False]) > 25
+    assert sum(counts[True]) < 15
+    assert sum(counts[False]) > 25
 
 
 def test_images_without_boxes() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from toy_detections import BOX, CLASSES, FAR, ORACLE, Truth, crowded, found, from_oracle, truth
+from toy_detections import BOX, CLASSES, FAR, ORACLE, Truth, crowded, detected, from_oracle, truth
 
 from benchmarks.detection import predictions
 from benchmarks.detection.metrics import COCO_NAMES, Detections, scores
@@ -20,17 +20,17 @@ def directly(
 ) -> np.ndarray:
     """COCOeval's first six figures: ground truth as a file of COCO's, results from `file`."""
     annotations = []
-    for image, each in enumerate(every_truth):
-        for place in range(len(each.labels)):
-            x1, y1, x2, y2 = (float(value) for value in each.boxes[place])
+    for image, objects in enumerate(every_truth):
+        for place in range(len(objects.labels)):
+            x1, y1, x2, y2 = (float(value) for value in objects.boxes[place])
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": image + 1,
-                    "category_id": int(each.labels[place]) + 1,
+                    "category_id": int(objects.labels[place]) + 1,
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
                     "area": (x2 - x1) * (y2 - y1),
-                    "iscrowd": 1 if each.difficult[place] else 0,
+                    "iscrowd": 1 if objects.difficult[place] else 0,
                 }
             )
     whole = {
@@ -67,7 +67,7 @@ def between(place: int) -> tuple[list[Truth], list[Detections]]:
     """The surer detection overlaps two objects equally; the other one has only one to take."""
     ends = [(0, 0, 10, 10), (4, 0, 14, 10)]
     objects = [truth((0, *ends[0]), (0, *ends[1]))]
-    return objects, [found((0, 0.9, 2, 0, 12, 10), (0, 0.8, *ends[place]))]
+    return objects, [detected((0, 0.9, 2, 0, 12, 10), (0, 0.8, *ends[place]))]
 
 
 @pytest.mark.parametrize(
@@ -78,15 +78,15 @@ def between(place: int) -> tuple[list[Truth], list[Detections]]:
         *[(between, place) for place in range(2)],
         (packed, 0),
     ],
-    ids=lambda each: f"{each[0].__name__}{each[1]}",
+    ids=lambda case: f"{case[0].__name__}{case[1]}",
 )
 def test_coco_equals_pycocotools(case: tuple, tmp_path: Path) -> None:
     make, seed = case
-    every_truth, every_found = make(seed)
+    every_truth, every_detected = make(seed)
     names = [f"image{number}" for number in range(len(every_truth))]
-    predictions.write(tmp_path / "p.json.gz", names, every_found)
+    predictions.write(tmp_path / "p.json.gz", names, every_detected)
     expected = directly(tmp_path, every_truth, tmp_path / "p.json.gz", CLASSES)
-    result = scores(every_truth, every_found, CLASSES)
+    result = scores(every_truth, every_detected, CLASSES)
     ours = [result[name] for name in COCO_NAMES]
     assert ours == [None if value == -1 else 100 * value for value in expected]  # to the bit
     assert result["AP50"] > 0
@@ -94,7 +94,7 @@ def test_coco_equals_pycocotools(case: tuple, tmp_path: Path) -> None:
 
 def test_metrics_are_of_the_rounded_numbers() -> None:
     """Scores that differ by less than the file keeps are ties, which keep their order."""
-    rows = found((0, 0.123448, *FAR), (0, 0.123452, *BOX))
+    rows = detected((0, 0.123448, *FAR), (0, 0.123452, *BOX))
     result = scores([truth((0, *BOX))], [rows], ["a"])
     assert result["AP50_area"] == 50
     assert result["AP50"] == pytest.approx(50)

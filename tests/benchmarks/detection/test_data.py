@@ -140,8 +140,8 @@ def test_difficult_boxes(rule: str, seen: set[int], tmp_path: Path) -> None:
     label = SDGOD.path(tmp_path, SOURCE.split, "labels", name=written[0])
     label.write_text(annotation(box("car", (1, 1, 64, 40)), box("bus", (1, 1, 64, 40), 1)))
     augment = AUGMENT.model_copy(update={"difficult": rule})
-    found = next(iter(data.batches(tiny_detection_protocol(augment=augment), tmp_path, 0)))
-    assert set(found["labels"][0].tolist()) == seen
+    first_batch = next(iter(data.batches(tiny_detection_protocol(augment=augment), tmp_path, 0)))
+    assert set(first_batch["labels"][0].tolist()) == seen
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_detections import BOX, CLASSES, FAR, ORACLE, Truth, crowded, found, from_oracle, truth
+from toy_detections import BOX, CLASSES, FAR, ORACLE, Truth, crowded, detected, from_oracle, truth
 
 from benchmarks.detection.metrics import Detections, iou, scores, voc_scores
 
 
-def differing(oracle: dict, every_truth: list, every_found: list) -> set[tuple[str, str]]:
+def differing(oracle: dict, every_truth: list, every_detected: list) -> set[tuple[str, str]]:
     """(class, metric) of the oracle's values that ours miss by more than 1e-6."""
     wrong = set()
     for percent in (50, 75):
-        both = voc_scores(every_truth, every_found, len(CLASSES), percent / 100)
+        both = voc_scores(every_truth, every_detected, len(CLASSES), percent / 100)
         for variant, values in zip(("voc07", "area"), both, strict=True):
             name = f"{variant}_AP{percent}"
             for kind, value in zip(CLASSES, values, strict=True):
@@ -32,15 +32,15 @@ def test_equals_detectron2(oracle: dict, dtype: type) -> None:
     Its evaluator sorts with an unstable sort. Of the three ties that matter, two kept the order of
     the file; the cars of score 0.602 in the first set (im000, a miss, and im003, a hit) did not.
     """
-    every_truth, every_found = from_oracle(oracle, dtype)
+    every_truth, every_detected = from_oracle(oracle, dtype)
     if oracle["seed"] == 1:
         overturned = {("car", "voc07_AP50"), ("car", "area_AP50")}
         overturned |= {("mean", "voc07_AP50"), ("mean", "area_AP50")}
-        assert differing(oracle, every_truth, every_found) == overturned
-        late = every_found[oracle["images"].index("im003")]
+        assert differing(oracle, every_truth, every_detected) == overturned
+        late = every_detected[oracle["images"].index("im003")]
         (place,) = np.flatnonzero((late.labels == 2) & np.isclose(late.scores, 0.602))
         late.scores[place] += 1e-6
-    assert differing(oracle, every_truth, every_found) == set()
+    assert differing(oracle, every_truth, every_detected) == set()
 
 
 def test_oracle_holds_what_it_should() -> None:
@@ -54,12 +54,12 @@ def test_oracle_holds_what_it_should() -> None:
 
 
 def literal_voc(
-    every_truth: list[Truth], every_found: list[Detections], label: int, threshold: float
+    every_truth: list[Truth], every_detected: list[Detections], label: int, threshold: float
 ) -> tuple[float, float]:
     """VOC from its definition: inclusive pixels, +1 widths, one detection after the other."""
     rows = [
         (-score, image, place, box)
-        for image, each in enumerate(every_found)
+        for image, each in enumerate(every_detected)
         for place, (box, score, kind) in enumerate(
             zip(each.boxes.tolist(), each.scores.tolist(), each.labels, strict=True)
         )
@@ -99,11 +99,11 @@ def literal_voc(
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.3, 0.5, 0.75]))
 def test_voc_equals_its_definition(seed: int, threshold: float) -> None:
-    every_truth, every_found = crowded(seed)
-    voc07, area = voc_scores(every_truth, every_found, 3, threshold)
+    every_truth, every_detected = crowded(seed)
+    voc07, area = voc_scores(every_truth, every_detected, 3, threshold)
     for label in range(3):
         if any(((t.labels == label) & ~t.difficult).any() for t in every_truth):
-            expected = literal_voc(every_truth, every_found, label, threshold)
+            expected = literal_voc(every_truth, every_detected, label, threshold)
             assert (voc07[label], area[label]) == pytest.approx(expected, abs=1e-9)
         else:
             assert voc07[label] is area[label] is None
@@ -111,7 +111,7 @@ def test_voc_equals_its_definition(seed: int, threshold: float) -> None:
 
 def test_difficult_is_neither_hit_nor_miss() -> None:
     scene = [truth((0, *BOX), (0, *FAR), difficult=[1])]
-    both = [found((0, 0.9, *FAR), (0, 0.8, *FAR), (0, 0.7, *BOX))]
+    both = [detected((0, 0.9, *FAR), (0, 0.8, *FAR), (0, 0.7, *BOX))]
     assert voc_scores(scene, both, 1) == ([100.0], [100.0])
     result = scores(scene, both, ["a"])
     assert result["AP50_voc07"] == result["AP50_area"] == 100
@@ -121,14 +121,14 @@ def test_difficult_is_neither_hit_nor_miss() -> None:
 def test_difficult_in_coco_covers_a_part_of_itself() -> None:
     """A detection inside a difficult object: not counted by COCO's crowd rule, a miss for VOC."""
     scene = [truth((0, *BOX), (0, 50, 50, 90, 90), difficult=[1])]
-    result = scores(scene, [found((0, 0.9, 60, 60, 70, 70), (0, 0.8, *BOX))], ["a"])
+    result = scores(scene, [detected((0, 0.9, 60, 60, 70, 70), (0, 0.8, *BOX))], ["a"])
     assert result["AP50"] == pytest.approx(100)
     assert result["AP50_area"] == 50
 
 
 def test_duplicate_is_a_false_positive() -> None:
     scene = [truth((0, *BOX), (0, *FAR))]
-    rows = [found((0, 0.9, *BOX), (0, 0.8, *BOX), (0, 0.7, *FAR))]
+    rows = [detected((0, 0.9, *BOX), (0, 0.8, *BOX), (0, 0.7, *FAR))]
     voc07, area = voc_scores(scene, rows, 1)
     assert area == [pytest.approx(100 * (1 / 2 + 1 / 2 * 2 / 3))]
     # six of the eleven recalls, 0 to 0.5, are reached at precision 1; the rest at 2 / 3
@@ -137,7 +137,7 @@ def test_duplicate_is_a_false_positive() -> None:
 
 def test_duplicate_goes_to_the_best_scored_one_wherever_it_stands() -> None:
     scene = [truth((0, *BOX))]
-    late = [found((0, 0.3, *BOX), (0, 0.9, *BOX))]
+    late = [detected((0, 0.3, *BOX), (0, 0.9, *BOX))]
     assert voc_scores(scene, late, 1) == ([100.0], [100.0])
 
 
@@ -147,15 +147,15 @@ def test_largest_overlap_judges_even_if_taken() -> None:
     VOC calls it wrong, COCO gives it the free one.
     """
     scene = [truth((0, 0, 0, 10, 10), (0, 4, 0, 14, 10))]
-    rows = [found((0, 0.9, 0, 0, 10, 10), (0, 0.8, 1, 0, 11, 10))]
+    rows = [detected((0, 0.9, 0, 0, 10, 10), (0, 0.8, 1, 0, 11, 10))]
     assert voc_scores(scene, rows, 1)[1] == [50.0]
     assert scores(scene, rows, ["a"])["AP50"] == pytest.approx(100)
-    moved = [found((0, 0.9, 0, 0, 10, 10), (0, 0.8, 3, 0, 13, 10))]
+    moved = [detected((0, 0.9, 0, 0, 10, 10), (0, 0.8, 3, 0, 13, 10))]
     assert voc_scores(scene, moved, 1)[1] == [100.0]
 
 
 def test_first_of_two_equal_overlaps_judges() -> None:
-    rows = [found((0, 0.9, *BOX), (0, 0.8, *BOX))]
+    rows = [detected((0, 0.9, *BOX), (0, 0.8, *BOX))]
     difficult_first = [truth((0, *BOX), (0, *BOX), difficult=[0])]
     assert voc_scores(difficult_first, rows, 1) == ([0.0], [0.0])
     difficult_last = [truth((0, *BOX), (0, *BOX), difficult=[1])]
@@ -164,7 +164,7 @@ def test_first_of_two_equal_overlaps_judges() -> None:
 
 def test_overlap_equal_to_the_threshold() -> None:
     """VOC asks for more than one half, COCO for at least one half. Half of a box is one half."""
-    scene, half = [truth((0, *BOX))], [found((0, 0.9, 0, 0, 10, 5))]
+    scene, half = [truth((0, *BOX))], [detected((0, 0.9, 0, 0, 10, 5))]
     result = scores(scene, half, ["a"])
     assert result["AP50_voc07"] == result["AP50_area"] == 0
     assert result["AP50"] == pytest.approx(100)
@@ -172,26 +172,26 @@ def test_overlap_equal_to_the_threshold() -> None:
 
 def test_ties_keep_their_order() -> None:
     scene = [truth(), truth((0, *BOX))]
-    miss, hit = found((0, 0.5, *FAR)), found((0, 0.5, *BOX))
+    miss, hit = detected((0, 0.5, *FAR)), detected((0, 0.5, *BOX))
     assert voc_scores(scene, [miss, hit], 1)[1] == [50.0]
     assert voc_scores(scene[::-1], [hit, miss], 1)[1] == [100.0]
-    both = [found(), found((0, 0.5, *FAR), (0, 0.5, *BOX))]
+    both = [detected(), detected((0, 0.5, *FAR), (0, 0.5, *BOX))]
     assert voc_scores(scene, both, 1)[1] == [50.0]
-    many = [found(), found(*[(0, 0.5, *FAR)] * 40, (0, 0.5, *BOX))]
+    many = [detected(), detected(*[(0, 0.5, *FAR)] * 40, (0, 0.5, *BOX))]
     assert voc_scores(scene, many, 1)[1] == [pytest.approx(100 / 41)]
 
 
 def test_images_without_boxes_only_add_false_positives() -> None:
-    scene, rows = [truth((0, *BOX))], [found((0, 0.5, *BOX))]
-    assert voc_scores([*scene, truth()], [*rows, found((0, 0.9, *BOX))], 1)[1] == [50.0]
-    assert voc_scores([*scene, truth()], [*rows, found()], 1)[1] == [100.0]
-    assert voc_scores([*scene, *scene], [*rows, found()], 1)[1] == [50.0]
+    scene, rows = [truth((0, *BOX))], [detected((0, 0.5, *BOX))]
+    assert voc_scores([*scene, truth()], [*rows, detected((0, 0.9, *BOX))], 1)[1] == [50.0]
+    assert voc_scores([*scene, truth()], [*rows, detected()], 1)[1] == [100.0]
+    assert voc_scores([*scene, *scene], [*rows, detected()], 1)[1] == [50.0]
 
 
 def test_class_without_objects_is_undefined() -> None:
     """Present, absent but detected, difficult only, absent: only the first makes the mean."""
     scene = [truth((0, *BOX), (0, *FAR), (2, *BOX), difficult=[2])]
-    rows = [found((0, 0.9, *BOX), (1, 0.9, *BOX), (2, 0.9, *BOX))]
+    rows = [detected((0, 0.9, *BOX), (1, 0.9, *BOX), (2, 0.9, *BOX))]
     result = scores(scene, rows, ["a", "b", "c", "d"])
     assert result["AP50_area_per_class"] == [50.0, None, None, None]
     assert result["AP50_area"] == 50
@@ -202,17 +202,17 @@ def test_class_without_objects_is_undefined() -> None:
 
 
 def test_nothing_to_find_and_nothing_found() -> None:
-    nothing = scores([truth()], [found((0, 0.9, *BOX))], ["a"])
+    nothing = scores([truth()], [detected((0, 0.9, *BOX))], ["a"])
     assert nothing.pop("AP50_voc07_per_class") == nothing.pop("AP50_area_per_class") == [None]
     assert set(nothing.values()) == {None}
-    blind = scores([truth((0, *BOX))], [found()], ["a"])
+    blind = scores([truth((0, *BOX))], [detected()], ["a"])
     assert blind["AP50_voc07"] == blind["AP50_area"] == blind["AP"] == blind["AP50"] == 0
 
 
 def test_recall_levels_are_those_of_the_reference() -> None:
     """3 of 10 found: recall 0.3 is below the level 0.30000000000000004, so 3 levels are reached."""
     scene = [truth(*[(0, 20 * i, 0, 20 * i + 10, 10) for i in range(10)])]
-    rows = [found(*[(0, 0.9, 20 * i, 0, 20 * i + 10, 10) for i in range(3)])]
+    rows = [detected(*[(0, 0.9, 20 * i, 0, 20 * i + 10, 10) for i in range(3)])]
     assert voc_scores(scene, rows, 1)[0] == [pytest.approx(100 * 3 / 11)]
 
 
@@ -227,14 +227,14 @@ def test_width_of_inclusive_pixels() -> None:
 
 def test_refuses_what_does_not_belong_together() -> None:
     with pytest.raises(ValueError, match="1 images with 2 lists"):
-        scores([truth()], [found(), found()], ["a"])
+        scores([truth()], [detected(), detected()], ["a"])
     with pytest.raises(ValueError, match="0 images"):
         scores([], [], ["a"])
     with pytest.raises(ValueError, match=r"outside 0\.\.0"):
-        scores([truth()], [found((1, 0.5, *BOX))], ["a"])
+        scores([truth()], [detected((1, 0.5, *BOX))], ["a"])
     with pytest.raises(ValueError, match=r"outside 0\.\.0"):
-        scores([truth((1, *BOX))], [found()], ["a"])
+        scores([truth((1, *BOX))], [detected()], ["a"])
     with pytest.raises(ValueError, match="not finite"):
-        found((0, np.nan, *BOX))
+        detected((0, np.nan, *BOX))
     with pytest.raises(ValueError, match="shapes"):
         Detections(np.zeros((2, 4)), np.zeros(1), np.zeros(2, dtype=int))

@@ -32,7 +32,11 @@ def losses(model, seed=0, **which):
 def gradients(model, **which):
     model.zero_grad()
     sum(losses(model, **which).values()).backward()
-    return {name: each.grad for name, each in model.named_parameters() if each.requires_grad}
+    return {
+        name: parameter.grad
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
 
 
 @pytest.mark.parametrize("empty", [False, True])
@@ -82,34 +86,34 @@ def test_it_learns_a_fixed_batch_and_finds_its_objects(build):
         optimizer.step()
         history.append(total.item())
     assert np.mean(history[-10:]) < 0.35 * np.mean(history[:3])
-    found = model.eval().detect(batch()["image"])[0]
+    detected = model.eval().detect(batch()["image"])[0]
     for box, label in zip(batch()["boxes"][0].numpy(), (0, 6), strict=True):
-        best = found.boxes[found.labels == label]
-        assert len(best), f"class {label} is not found"
+        best = detected.boxes[detected.labels == label]
+        assert len(best), f"class {label} is not detected"
         assert np.abs(best[0] - box).max() < 4
 
 
 def test_detections_lie_in_the_image_and_are_sorted(build):
     model = build(roi={"score": 0.0, "nms": 0.9}).eval()
     images = torch.randn(2, 3, 21, 37)  # no multiple of anything
-    for found in model.detect(images):
-        assert 0 < len(found.scores) <= 10
-        assert (found.boxes >= 0).all()
-        assert (found.boxes[:, [0, 2]] <= 37).all()
-        assert (found.boxes[:, [1, 3]] <= 21).all()
-        assert (np.diff(found.scores) <= 0).all()
-        assert set(found.labels) <= set(range(7))
+    for detected in model.detect(images):
+        assert 0 < len(detected.scores) <= 10
+        assert (detected.boxes >= 0).all()
+        assert (detected.boxes[:, [0, 2]] <= 37).all()
+        assert (detected.boxes[:, [1, 3]] <= 21).all()
+        assert (np.diff(detected.scores) <= 0).all()
+        assert set(detected.labels) <= set(range(7))
     nothing = build(roi={"score": 1.0}).eval().detect(images)
-    assert [len(found.scores) for found in nothing] == [0, 0]
+    assert [len(detected.scores) for detected in nothing] == [0, 0]
 
 
 def test_detections_lie_in_the_image_and_not_in_its_padding(build):
     model = build(roi={"score": 0.0, "nms": 0.9}).eval()
     images, sizes = torch.randn(2, 3, 32, 40), [(21, 37), (32, 16)]
-    for found, (height, width) in zip(model.detect(images, sizes), sizes, strict=True):
-        assert len(found.scores)
-        assert (found.boxes >= 0).all()
-        assert (found.boxes <= [width, height] * 2).all()
+    for detected, (height, width) in zip(model.detect(images, sizes), sizes, strict=True):
+        assert len(detected.scores)
+        assert (detected.boxes >= 0).all()
+        assert (detected.boxes <= [width, height] * 2).all()
 
 
 @pytest.mark.parametrize("method", ["freeze", "full", "vpt", "lora", "soma", "rein", "adaptformer"])

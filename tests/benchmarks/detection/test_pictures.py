@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from toy_detections import found, truth
+from toy_detections import detected, truth
 
 from benchmarks.detection.pictures import COLOURS, LINE, Sample, contact_sheet
 from benchmarks.errors import UserError
@@ -16,7 +16,7 @@ GREY = 90
 
 def sample(detections: tuple = (), objects: tuple = (), height: int = 60) -> Sample:
     image = np.full((height, 100, 3), GREY, dtype=np.uint8)
-    return Sample("some image", image, truth(*objects), found(*detections))
+    return Sample("some image", image, truth(*objects), detected(*detections))
 
 
 def drawn(path: Path, samples: list[Sample], **options: object) -> np.ndarray:
@@ -57,7 +57,7 @@ def test_last_pixel_of_a_box_is_inside_it(tmp_path: Path) -> None:
     """A difficult object is one pixel thin: 10, 25 to 40, 50 ends in column 39 and row 49."""
     image = np.full((60, 100, 3), GREY, dtype=np.uint8)
     objects = truth((2, 10, 25, 40, 50), difficult=[0])
-    sheet = drawn(tmp_path / "sheet.png", [Sample("some image", image, objects, found())])
+    sheet = drawn(tmp_path / "sheet.png", [Sample("some image", image, objects, detected())])
     top = sheet.shape[0] - 60 - 6
     below_text = [(y - top, x) for y, x in colour_at(sheet, 2) if y - top > 40]
     assert max(below_text) == (49, 39)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from tiny_voc import write_domain
-from toy_detections import found
+from toy_detections import detected
 from toy_records import ENVIRONMENT
 
 from benchmarks.__main__ import main
@@ -48,7 +48,7 @@ def setting(tmp_path: Path) -> tuple[Path, Path, list[str]]:
     day = write_domain(root, NAMES["day"], IMAGES)
     night = write_domain(root, NAMES["night"], IMAGES, seed=1)
     record = write_record(tmp_path / "runs" / "seed1.json", root)
-    boxes = [found((place, 0.9, 5, 5, 20 + place, 30)) for place in range(IMAGES)]
+    boxes = [detected((place, 0.9, 5, 5, 20 + place, 30)) for place in range(IMAGES)]
     predictions.write(record.with_suffix(".day.json.gz"), sorted(day)[-3:], boxes[:3])
     predictions.write(record.with_suffix(".night.json.gz"), night, boxes)
     return record, root, night

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_detections import BOX, CLASSES, ORACLE, found, from_oracle
+from toy_detections import BOX, CLASSES, ORACLE, detected, from_oracle
 
 from benchmarks.detection import predictions
 from benchmarks.detection.metrics import scores
@@ -15,18 +15,18 @@ from benchmarks.errors import UserError
 
 def test_file_gives_the_metrics_again(tmp_path: Path) -> None:
     for seed in range(3):
-        every_truth, every_found = from_oracle(ORACLE["sets"][seed], np.float32)
+        every_truth, every_detected = from_oracle(ORACLE["sets"][seed], np.float32)
         rng = np.random.default_rng(seed)
-        for each in every_found:  # digits that the file does not keep
-            each.boxes[:] += rng.normal(0, 1, each.boxes.shape)
-            each.scores[:] = rng.random(len(each.scores))
+        for detections in every_detected:  # digits that the file does not keep
+            detections.boxes[:] += rng.normal(0, 1, detections.boxes.shape)
+            detections.scores[:] = rng.random(len(detections.scores))
         names = ORACLE["sets"][seed]["images"]
-        predictions.write(tmp_path / "p.json.gz", names, every_found)
+        predictions.write(tmp_path / "p.json.gz", names, every_detected)
         back = predictions.read(tmp_path / "p.json.gz", names, len(CLASSES))
-        assert scores(every_truth, back, CLASSES) == scores(every_truth, every_found, CLASSES)
+        assert scores(every_truth, back, CLASSES) == scores(every_truth, every_detected, CLASSES)
         predictions.write(tmp_path / "again.json.gz", names, back)
         assert (tmp_path / "again.json.gz").read_bytes() == (tmp_path / "p.json.gz").read_bytes()
-        for one, other in zip(back, every_found, strict=True):
+        for one, other in zip(back, every_detected, strict=True):
             np.testing.assert_array_equal(one.labels, other.labels)
             np.testing.assert_allclose(one.boxes, other.boxes, atol=0.00501)
             np.testing.assert_allclose(one.scores, other.scores, atol=0.00000501)
@@ -34,7 +34,7 @@ def test_file_gives_the_metrics_again(tmp_path: Path) -> None:
 
 def test_file_is_coco_results(tmp_path: Path) -> None:
     path = tmp_path / "sub" / "p.json.gz"
-    predictions.write(path, ["a", "b"], [found(), found((2, 0.123456, 1, 2, 4.5, 8.25))])
+    predictions.write(path, ["a", "b"], [detected(), detected((2, 0.123456, 1, 2, 4.5, 8.25))])
     assert json.loads(gzip.decompress(path.read_bytes())) == [
         {
             "image_id": 2,
@@ -45,14 +45,14 @@ def test_file_is_coco_results(tmp_path: Path) -> None:
         }
     ]
     assert path.read_bytes()[3:8] == bytes(5)  # neither a name nor a time of day
-    assert [each.name for each in path.parent.iterdir()] == ["p.json.gz"]
-    predictions.write(path, ["a", "b"], [found(), found()])
-    assert [len(each.scores) for each in predictions.read(path, ["a", "b"], 3)] == [0, 0]
+    assert [file.name for file in path.parent.iterdir()] == ["p.json.gz"]
+    predictions.write(path, ["a", "b"], [detected(), detected()])
+    assert [len(image.scores) for image in predictions.read(path, ["a", "b"], 3)] == [0, 0]
 
 
 def test_file_of_another_list_or_damaged_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "p.json.gz"
-    predictions.write(path, ["a", "b"], [found((0, 0.5, *BOX)), found((1, 0.5, *BOX))])
+    predictions.write(path, ["a", "b"], [detected((0, 0.5, *BOX)), detected((1, 0.5, *BOX))])
     with pytest.raises(UserError, match="image 1 is 'a' here and 'b' in the list"):
         predictions.read(path, ["b", "a"], 3)
     with pytest.raises(UserError, match="image 2 is 'b' here and None in"):

@@ -27,20 +27,20 @@ def test_counting_from_one_becomes_corners(tmp_path: Path) -> None:
         box("bus", (11, 21, 11, 30), 1),
         box("truck", (2, 3, 9, 8)),
     )
-    found = read(tmp_path, annotation(*objects))
-    assert found.boxes.tolist() == [[0, 0, 64, 40], [10, 20, 11, 30], [1, 2, 9, 8]]
-    assert found.labels.tolist() == [2, 0, 6]
-    assert found.difficult.tolist() == [False, True, False]
-    assert found.size == (40, 64)
-    assert not found.repaired
-    kinds = found.boxes.dtype, found.labels.dtype, found.difficult.dtype
+    objects = read(tmp_path, annotation(*objects))
+    assert objects.boxes.tolist() == [[0, 0, 64, 40], [10, 20, 11, 30], [1, 2, 9, 8]]
+    assert objects.labels.tolist() == [2, 0, 6]
+    assert objects.difficult.tolist() == [False, True, False]
+    assert objects.size == (40, 64)
+    assert not objects.repaired
+    kinds = objects.boxes.dtype, objects.labels.dtype, objects.difficult.dtype
     assert kinds == (np.float32, np.int64, bool)
 
 
 def test_without_objects(tmp_path: Path) -> None:
-    found = read(tmp_path, annotation())
-    assert found.boxes.shape == (0, 4)
-    assert (len(found), len(found.labels), len(found.difficult)) == (0, 0, 0)
+    objects = read(tmp_path, annotation())
+    assert objects.boxes.shape == (0, 4)
+    assert (len(objects), len(objects.labels), len(objects.difficult)) == (0, 0, 0)
 
 
 def test_difficult_may_be_absent(tmp_path: Path) -> None:
@@ -68,11 +68,11 @@ def test_coordinates_are_repaired_in_memory(
     corners: tuple, kept: list | None, repaired: dict, tmp_path: Path
 ) -> None:
     text = annotation(box("bike", corners), box("car", (3, 4, 5, 6)))
-    found = read(tmp_path, text)
+    objects = read(tmp_path, text)
     rest = [[2, 3, 5, 6]]
-    assert found.boxes.tolist() == ([kept, *rest] if kept else rest)
-    assert found.labels.tolist() == ([1, 2] if kept else [2])
-    assert found.repaired == Counter(repaired)
+    assert objects.boxes.tolist() == ([kept, *rest] if kept else rest)
+    assert objects.labels.tolist() == ([1, 2] if kept else [2])
+    assert objects.repaired == Counter(repaired)
     assert (tmp_path / "a.xml").read_text() == text
 
 
@@ -170,11 +170,11 @@ def test_instance_images_and_polygons_give_the_same_boxes(tmp_path: Path) -> Non
     picture = tmp_path / "a_gtFine_instanceIds.png"
     Image.fromarray(instances).save(picture)
     for file in (picture, polygons):
-        found = read_cityscapes(file, CITY)
-        boxes = dict(zip(map(tuple, found.boxes.tolist()), found.labels.tolist(), strict=True))
+        objects = read_cityscapes(file, CITY)
+        boxes = dict(zip(map(tuple, objects.boxes.tolist()), objects.labels.tolist(), strict=True))
         assert boxes == {(5, 5, 21, 16): 2, (30, 5, 38, 16): 2, (50, 30, 56, 37): 0}, file
-        assert found.size == (40, 60)
-        assert not found.difficult.any()
+        assert objects.size == (40, 60)
+        assert not objects.difficult.any()
 
 
 def test_cityscapes_without_instances(tmp_path: Path) -> None:

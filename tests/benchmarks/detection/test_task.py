@@ -231,8 +231,13 @@ def test_an_engine_that_cannot_be_imported_is_one_line(monkeypatch):
 
 
 def test_the_engine_decides_the_digest_and_its_name_in_the_protocol_does_not(monkeypatch):
-    auto, named = cell_of(), cell_of(engine="torchvision")
+    auto = cell_of()
+    copied = auto.protocol.model_copy(update={"engine": "torchvision"})
+    named = make_cell(copied, "soma", seed=0, placement="all", data={})
     assert auto.digest == named.digest
+    assert copied.engine_reason == "engine torchvision, as the protocol says"
+    with pytest.raises(UserError, match="no engine 'torchvison'; did you mean 'torchvision'"):
+        _ = copied.model_copy(update={"engine": "torchvison"}).engine_here
     assert protocol_semantics(auto.protocol) == protocol_semantics(named.protocol)
     monkeypatch.setattr(engines, "_is_here", lambda: True)
     other = cell_of()
