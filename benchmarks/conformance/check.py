@@ -1,7 +1,7 @@
 """Whether a method is implemented correctly: its properties on small random backbones, measured.
 
-The properties are those of `properties` (before and while training) and of
-`forms` (copies, files, folding, and the ways a forward pass can be run).
+The properties are those of `training` (before and while training) and of
+`deployment` (copies, files, folding, and the ways a forward pass can be run).
 """
 
 import os
@@ -12,22 +12,24 @@ from typing import Literal
 
 import torch
 
-from benchmarks.conformance.forms import FORMS
+from benchmarks.conformance.deployment import DEPLOYMENT
 from benchmarks.conformance.method_under_test import (
+    DEPTH,
+    KINDS,
     Broken,
     MethodUnderTest,
     NothingToCheck,
+    build_vit,
     changed,
     snapshot,
     some,
 )
-from benchmarks.conformance.properties import TRAINING
-from benchmarks.conformance.vits import DEPTH, KINDS, build_vit
+from benchmarks.conformance.training import TRAINING
 from soma import Method, NotApplicable
 
 __all__ = ["KINDS", "Finding", "build_vit", "check_method"]
 
-PROPERTIES = TRAINING | FORMS
+PROPERTIES = TRAINING | DEPLOYMENT
 FITS = "fits the backbone"
 SMALL = 4  # what numbers become that are too large for the small backbones
 
@@ -51,14 +53,14 @@ def check_method(method: Method, kind: str, skip: Collection[str] = ()) -> list[
         method, first = _fitted(method, kind)
         findings = [first]
         if first.verdict == "pass":
-            subject = MethodUnderTest(method, kind)
-            findings += [_examine(subject, name) for name in PROPERTIES if name not in skip]
+            test = MethodUnderTest(method, kind)
+            findings += [_examine(test, name) for name in PROPERTIES if name not in skip]
     return findings
 
 
-def _examine(subject: MethodUnderTest, name: str) -> Finding:
+def _examine(test: MethodUnderTest, name: str) -> Finding:
     try:
-        return Finding(name, "pass", PROPERTIES[name](subject))
+        return Finding(name, "pass", PROPERTIES[name](test))
     except NothingToCheck as reason:
         return Finding(name, "n/a", _line(reason))
     except Broken as error:

@@ -29,28 +29,28 @@ NOISE = 1e-7  # gradients below this share of the largest one are rounding
 RULES = ("to_zero", "none", "to_init")
 
 
-def exact_start(subject: MethodUnderTest) -> str:
+def exact_start(test: MethodUnderTest) -> str:
     """The output is the pretrained one before training, or the method says that it is not."""
-    placed, vit = subject.untrained
-    got = subject.features(vit)
+    placed, vit = test.untrained
+    got = test.features(vit)
     if placed.exact_start:
-        return require_close("the output", got, subject.start, START)
-    if got.shape != subject.start.shape or not got.isfinite().all():
+        return require_close("the output", got, test.start, START)
+    if got.shape != test.start.shape or not got.isfinite().all():
         raise Broken(f"the output has shape {tuple(got.shape)}, or is not finite")
-    return f"not exact, as the method says: differs by {distance(got, subject.start):.1e}"
+    return f"not exact, as the method says: differs by {distance(got, test.start):.1e}"
 
 
-def seeded_start(subject: MethodUnderTest) -> str:
+def seeded_start(test: MethodUnderTest) -> str:
     """The seed decides every starting value."""
-    first, second = snapshot(subject.untrained[1]), snapshot(subject.adapted()[1])
+    first, second = snapshot(test.untrained[1]), snapshot(test.adapted()[1])
     if different := changed(first, second):
         raise Broken(f"the same seed gives another {some(different)}")
     return f"{len(first)} tensors equal"
 
 
-def pretrained_keys(subject: MethodUnderTest) -> str:
+def pretrained_keys(test: MethodUnderTest) -> str:
     """Pretrained tensors keep names and shapes."""
-    before, after = subject.plain().state_dict(), subject.untrained[1].state_dict()
+    before, after = test.plain().state_dict(), test.untrained[1].state_dict()
     if lost := [name for name in before if name not in after]:
         raise Broken(f"{len(lost)} of {len(before)} keys are gone: {some(lost)}")
     if other := [name for name, value in before.items() if after[name].shape != value.shape]:
@@ -58,24 +58,24 @@ def pretrained_keys(subject: MethodUnderTest) -> str:
     return f"{len(before)} keys and shapes as before"
 
 
-def declared_learn(subject: MethodUnderTest) -> str:
+def declared_learn(test: MethodUnderTest) -> str:
     """New parameters learn, pretrained ones where `trains` and `start_block` say; no others do.
 
     Asked again in training mode after a backward pass, and of the autograd graph, which also knows
     tensors that no module owns.
     """
-    declared, pretrained = _declared(subject), _pretrained(subject)
-    _, vit = subject.adapted()
+    declared, pretrained = _declared(test), _pretrained(test)
+    _, vit = test.adapted()
     owners: dict[int, str] = {}
     for name, parameter in vit.named_parameters(remove_duplicate=False):
         if (owner := owners.setdefault(id(parameter), name)) != name:
             raise Broken(f"one tensor learns under two names: {owner} and {name}")
     _require_learning(vit, declared, "after adapt")
-    features = vit.train().forward_features(subject.images)
+    features = vit.train().forward_features(test.images)
     if hidden := [leaf for leaf in _leaves(features) if id(leaf) not in owners]:
         raise Broken(f"{len(hidden)} tensors learn that are no parameters of the backbone")
     if features.requires_grad:
-        subject.loss(features).backward()
+        test.loss(features).backward()
     _require_learning(vit, declared, "after a training step")
     numbers = sum(parameter.numel() for parameter in learners(vit).values())
     kept = len(declared & pretrained)
@@ -90,14 +90,14 @@ def _require_learning(vit: nn.Module, declared: set[str], when: str) -> None:
         raise Broken(f"{some(wrong)} do not learn {when}, which is declared")
 
 
-def _pretrained(subject: MethodUnderTest) -> set[str]:
-    return {name for name, _ in subject.plain().named_parameters()}
+def _pretrained(test: MethodUnderTest) -> set[str]:
+    return {name for name, _ in test.plain().named_parameters()}
 
 
-def _declared(subject: MethodUnderTest) -> set[str]:
+def _declared(test: MethodUnderTest) -> set[str]:
     """Names of the parameters that are to learn, whatever requires a gradient."""
-    plain, (placed, vit) = subject.plain(), subject.untrained
-    pretrained, start = _pretrained(subject), placed.first_block(plain)
+    plain, (placed, vit) = test.plain(), test.untrained
+    pretrained, start = _pretrained(test), placed.first_block(plain)
     return {
         name
         for name, _ in vit.named_parameters(remove_duplicate=False)
@@ -105,25 +105,25 @@ def _declared(subject: MethodUnderTest) -> set[str]:
     }
 
 
-def start_block(subject: MethodUnderTest) -> str:
+def start_block(test: MethodUnderTest) -> str:
     """Placed on the last block, nothing before it is touched."""
-    last = len(subject.plain().blocks) - 1
-    late = subject.from_block(last)
+    last = len(test.plain().blocks) - 1
+    late = test.from_block(last)
     _, vit = late.trained()
     early = [
         name for name in learners(vit) if (index := block_index(name)) is not None and index < last
     ]
     if early:
         raise Broken(f"with start_block {last}, {some(early)} learn")
-    found = distance(_entering_last(vit, subject), _entering_last(subject.plain(), subject))
+    found = distance(_entering_last(vit, test), _entering_last(test.plain(), test))
     if found != 0:
         raise Broken(f"with start_block {last}, what enters block {last} differs by {found:.1e}")
     return f"from block {last}: {len(learners(vit))} tensors learn, what enters it is unchanged"
 
 
-def optimiser(subject: MethodUnderTest) -> str:
+def optimiser(test: MethodUnderTest) -> str:
     """The optimiser that the benchmark builds holds what learns, each tensor once."""
-    placed, vit = subject.untrained
+    placed, vit = test.untrained
     found = require_learners(vit)
     rules = {f"backbone.{name}": placed.decay(name) for name in found}
     recipe = Recipe(iterations=1, batch=1, lr=1e-3, backbone_lr=1e-3, weight_decay=0.01)
@@ -134,9 +134,9 @@ def optimiser(subject: MethodUnderTest) -> str:
     return f"holds the {len(held)} tensors that learn, once each"
 
 
-def gradients(subject: MethodUnderTest) -> str:
+def gradients(test: MethodUnderTest) -> str:
     """After one step a gradient reaches all that learns (two zero factors starve each other)."""
-    vit = subject.trace.vit
+    vit = test.trace.vit
     found = require_learners(vit)
     sizes = {n: 0.0 if p.grad is None else p.grad.abs().max().item() for n, p in found.items()}
     blind = {name for name in sizes if _is_blind(name, vit)}
@@ -148,9 +148,9 @@ def gradients(subject: MethodUnderTest) -> str:
     return f"{len(seen)} tensors, {min(seen.values()):.1e} to {max(seen.values()):.1e}{note}"
 
 
-def movement(subject: MethodUnderTest) -> str:
+def movement(test: MethodUnderTest) -> str:
     """Two steps move all that learns."""
-    trace = subject.trace
+    trace = test.trace
     found = require_learners(trace.vit)
     moved = {name: distance(trace.before[name], trace.after[name]) for name in found}
     still = [name for name, by in moved.items() if not by > 0 and not _is_blind(name, trace.vit)]
@@ -159,19 +159,19 @@ def movement(subject: MethodUnderTest) -> str:
     return f"{len(moved)} tensors, by up to {max(moved.values()):.1e}"
 
 
-def frozen_rest(subject: MethodUnderTest) -> str:
+def frozen_rest(test: MethodUnderTest) -> str:
     """Two steps move no frozen parameter and no buffer."""
-    trace = subject.trace
-    declared = _declared(subject)
+    trace = test.trace
+    declared = _declared(test)
     moved = [name for name in changed(trace.before, trace.after) if name not in declared]
     if moved:
         raise Broken(f"{len(moved)} moved that are not to learn: {some(moved)}")
     return f"{len(trace.before.keys() - declared)} frozen tensors and buffers as before"
 
 
-def decay_rules(subject: MethodUnderTest) -> str:
+def decay_rules(test: MethodUnderTest) -> str:
     """The method says of each parameter that learns where weight decay pulls it."""
-    placed, vit = subject.untrained
+    placed, vit = test.untrained
     counts = dict.fromkeys(RULES, 0)
     for name in require_learners(vit):
         rule = placed.decay(name)
@@ -201,12 +201,12 @@ def _leaves(output: Tensor) -> list[Tensor]:
     return found
 
 
-def _entering_last(vit: nn.Module, subject: MethodUnderTest) -> Tensor:
+def _entering_last(vit: nn.Module, test: MethodUnderTest) -> Tensor:
     """Output of the block before the last one."""
     caught = []
     handle = vit.blocks[-2].register_forward_hook(lambda module, args, y: caught.append(y))
     with torch.no_grad():
-        vit.forward_features(subject.images)
+        vit.forward_features(test.images)
     handle.remove()
     return caught[0]
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.conformance.method_under_test import (
+    KINDS,
     Broken,
     MethodUnderTest,
     NothingToCheck,
@@ -22,7 +23,6 @@ from benchmarks.conformance.method_under_test import (
     snapshot,
     some,
 )
-from benchmarks.conformance.vits import KINDS
 from soma import NotApplicable, NotFoldable, load_adapter, merge_qkv, save_adapter
 
 COMPILED = 1e-5  # largest difference of a compiled backbone
@@ -32,36 +32,36 @@ GRADIENT = 1e-4  # of gradients computed in another way, as a share of the large
 HALF = 4  # an output in half precision is at most this many times as wrong as without the method
 
 
-def deep_copy(subject: MethodUnderTest) -> str:
+def deep_copy(test: MethodUnderTest) -> str:
     """A copy (for a moving average) gives the same output, and neither reads the other."""
-    _, vit = subject.trained()
-    expected = subject.features(vit)
+    _, vit = test.trained()
+    expected = test.features(vit)
     twin, other = copy.deepcopy(vit), copy.deepcopy(vit)
-    require_close("the output of the copy", subject.features(twin), expected, SAME)
+    require_close("the output of the copy", test.features(twin), expected, SAME)
     nudge(twin)
-    if distance(subject.features(vit), expected) != 0:
+    if distance(test.features(vit), expected) != 0:
         raise Broken("moving what learns in the copy changes the output of the original")
-    if distance(subject.features(twin), expected) == 0:
+    if distance(test.features(twin), expected) == 0:
         raise Broken("moving what learns in the copy does not change the copy's output")
     nudge(vit)
-    if (leak := distance(subject.features(other), expected)) != 0:
+    if (leak := distance(test.features(other), expected)) != 0:
         raise Broken(f"the copy reads the original: moving that changes the copy by {leak:.1e}")
-    moved = distance(subject.features(twin), expected)
+    moved = distance(test.features(twin), expected)
     return f"its output is its own; what learns in it moves it alone, by {moved:.1e}"
 
 
-def pickling(subject: MethodUnderTest) -> str:
+def pickling(test: MethodUnderTest) -> str:
     """Pickled and read again, the output is the same (workers and older checkpoints do that)."""
-    _, vit = subject.example
+    _, vit = test.example
     content = pickle.dumps(vit)
     twin = pickle.loads(content)
-    return require_close("the output", subject.features(twin), subject.features(vit), SAME)
+    return require_close("the output", test.features(twin), test.features(vit), SAME)
 
 
-def modes(subject: MethodUnderTest) -> str:
+def modes(test: MethodUnderTest) -> str:
     """`train` and `eval` return the backbone, reach every module, and change nothing else."""
-    _, vit = subject.example
-    before, learning, expected = snapshot(vit), set(learners(vit)), subject.features(vit)
+    _, vit = test.example
+    before, learning, expected = snapshot(vit), set(learners(vit)), test.features(vit)
     for mode in (True, False):
         if (vit.train() if mode else vit.eval()) is not vit:
             raise Broken(f"{'train' if mode else 'eval'}() does not return the backbone")
@@ -71,87 +71,87 @@ def modes(subject: MethodUnderTest) -> str:
             raise Broken(f"{'train' if mode else 'eval'}() changes {some(moved)}")
         if other := sorted(learning ^ set(learners(vit))):
             raise Broken(f"{'train' if mode else 'eval'}() changes what learns: {some(other)}")
-    require_close("the output", subject.features(vit), expected, 0)
+    require_close("the output", test.features(vit), expected, 0)
     return f"return self; {len(before)} tensors, what learns and the output as before"
 
 
-def folding(subject: MethodUnderTest) -> str:
+def folding(test: MethodUnderTest) -> str:
     """Folded, the backbone gives the same output with the keys and modules of the plain one."""
-    placed, vit = subject.example
-    expected, plain = subject.features(vit), subject.plain()
+    placed, vit = test.example
+    expected, plain = test.features(vit), test.plain()
     twin = copy.deepcopy(vit)
     try:
         placed.fold(twin)
     except NotFoldable as reason:
-        require_close("refuses, but the output", subject.features(twin), expected, 0)
+        require_close("refuses, but the output", test.features(twin), expected, 0)
         if not str(reason):
             raise Broken("refuses without a reason") from None
         raise NothingToCheck(f"not foldable: {reason}") from None
     _require_plain(twin, plain)
-    close = require_close("the output", subject.features(twin), expected, FOLD)
-    require_close("folding a copy, the output of the original", subject.features(vit), expected, 0)
+    close = require_close("the output", test.features(twin), expected, FOLD)
+    require_close("folding a copy, the output of the original", test.features(vit), expected, 0)
     merge_qkv(twin)
     merge_qkv(plain)
     _require_plain(twin, plain)
-    require_close("with q, k, v merged, the output", subject.features(twin), expected, FOLD)
-    moved = distance(expected, subject.start)
+    require_close("with q, k, v merged, the output", test.features(twin), expected, FOLD)
+    moved = distance(expected, test.start)
     return f"{close}, where the method moved it by {moved:.1e}; the keys are back"
 
 
-def saving(subject: MethodUnderTest) -> str:
+def saving(test: MethodUnderTest) -> str:
     """Saved and loaded onto a fresh backbone, the output is the same; nothing is drawn again."""
-    placed, vit = subject.example
-    fresh = subject.plain()
+    placed, vit = test.example
+    fresh = test.plain()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "adapter.safetensors"
         save_adapter(vit, path, placed)
         size = path.stat().st_size
         torch.manual_seed(99)
-        loaded = load_adapter(subject.method, fresh, path)
+        loaded = load_adapter(test.method, fresh, path)
     if loaded != placed:
         raise Broken(f"loading returns {loaded}, saved was {placed}")
-    close = require_close("the output", subject.features(fresh), subject.features(vit), SAME)
+    close = require_close("the output", test.features(fresh), test.features(vit), SAME)
     return f"{close}; the file has {size / 1024:.0f} KiB"
 
 
-def checkpointing(subject: MethodUnderTest) -> str:
+def checkpointing(test: MethodUnderTest) -> str:
     """Gradients are the same where blocks are computed again in the backward pass."""
 
     def gradients(checkpointed: bool) -> dict[str, Tensor]:
-        _, vit = subject.adapted()
+        _, vit = test.adapted()
         nudge(vit)
         vit.train().set_grad_checkpointing(checkpointed)
         torch.manual_seed(13)
         # Two forward passes before the backward one: no state may leak between them.
-        first = vit.forward_features(subject.images)
-        second = vit.forward_features(subject.images.flip(0))
-        return _gradients(vit, subject.loss(first) + subject.loss(second.square()))
+        first = vit.forward_features(test.images)
+        second = vit.forward_features(test.images.flip(0))
+        return _gradients(vit, test.loss(first) + test.loss(second.square()))
 
     return _require_same(gradients(True), gradients(False))
 
 
-def autocast(subject: MethodUnderTest) -> str:
+def autocast(test: MethodUnderTest) -> str:
     """In bfloat16 the output is about as right as without the method, the gradients are finite."""
 
     def error(vit: nn.Module) -> float:
-        exact = subject.features(vit)
+        exact = test.features(vit)
         with torch.autocast("cpu", torch.bfloat16):
-            return distance(subject.features(vit), exact) / exact.abs().max().item()
+            return distance(test.features(vit), exact) / exact.abs().max().item()
 
-    _, vit = subject.example
-    found, usual = error(vit), error(subject.plain())
+    _, vit = test.example
+    found, usual = error(vit), error(test.plain())
     if not found <= HALF * usual:
         raise Broken(f"bfloat16: wrong by {found:.1%}, without the method by {usual:.1%}")
     with torch.autocast("cpu", torch.bfloat16):
-        features = vit.forward_features(subject.images)
+        features = vit.forward_features(test.images)
     if learners(vit):
-        for name, gradient in _gradients(vit, subject.loss(features)).items():
+        for name, gradient in _gradients(vit, test.loss(features)).items():
             if not gradient.isfinite().all():
                 raise Broken(f"bfloat16: the gradient of {name} is not finite")
     return f"bfloat16 on the CPU: wrong by {found:.1%}, without the method by {usual:.1%}"
 
 
-def compiling(subject: MethodUnderTest) -> str:
+def compiling(test: MethodUnderTest) -> str:
     """Compiled (traced by dynamo, run by PyTorch: no compiler is needed), outputs are the same."""
     graphs = 0
 
@@ -160,45 +160,45 @@ def compiling(subject: MethodUnderTest) -> str:
         graphs += 1
         return graph.forward
 
-    if subject.kind == KINDS[1]:  # the same code with other sizes: a second of tracing saved
+    if test.kind == KINDS[1]:  # the same code with other sizes: a second of tracing saved
         raise NothingToCheck(f"traced on the backbone with {KINDS[0]}, whose code is the same")
     # Two blocks are enough: tracing takes longer than all else, and longer the more there are.
-    first = subject.method.first_block(subject.plain())
-    subject = subject.from_block(min(first, 1), depth=2)
-    _, vit = subject.trained()
-    expected = subject.features(vit)
+    first = test.method.first_block(test.plain())
+    test = test.from_block(min(first, 1), depth=2)
+    _, vit = test.trained()
+    expected = test.features(vit)
     torch._dynamo.reset()  # past a number of backbones dynamo gives up, and runs them as they are
     compiled = torch.compile(vit.forward_features, backend=backend, dynamic=False)
-    features = compiled(subject.images)
+    features = compiled(test.images)
     close = require_close("the output", features.detach(), expected, COMPILED)
     if not graphs:
         raise Broken("nothing was compiled")
     if learners(vit):
-        plain = _gradients(vit, subject.loss(vit.forward_features(subject.images)))
-        _require_same(_gradients(vit, subject.loss(features)), plain)
+        plain = _gradients(vit, test.loss(vit.forward_features(test.images)))
+        _require_same(_gradients(vit, test.loss(features)), plain)
     torch._dynamo.reset()
     return f"{close}, {graphs} graph{'s' if graphs > 1 else ''} (traced; backend eager)"
 
 
-def fused_qkv(subject: MethodUnderTest) -> str:
+def fused_qkv(test: MethodUnderTest) -> str:
     """Where q, k and v are one linear, the method works too or refuses with a reason."""
-    vit = subject.plain()
+    vit = test.plain()
     merge_qkv(vit)
-    if vit.state_dict().keys() == subject.plain().state_dict().keys():
+    if vit.state_dict().keys() == test.plain().state_dict().keys():
         raise NothingToCheck("this backbone has them apart")
     before = snapshot(vit)
     try:
-        subject.adapted(vit)
+        test.adapted(vit)
     except NotApplicable as reason:
         if moved := changed(before, snapshot(vit)):
             raise Broken(f"refuses, but has changed {some(moved)} before") from None
         if not str(reason):
             raise Broken("refuses without a reason") from None
         return f"refused: {reason}"
-    features = subject.features(vit)
-    if subject.method.exact_start:
-        return require_close("works: the output", features, subject.start, FOLD)
-    return f"works: the output differs by {distance(features, subject.start):.1e}"
+    features = test.features(vit)
+    if test.method.exact_start:
+        return require_close("works: the output", features, test.start, FOLD)
+    return f"works: the output differs by {distance(features, test.start):.1e}"
 
 
 def _require_plain(vit: nn.Module, plain: nn.Module) -> None:
@@ -233,7 +233,7 @@ def _require_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
     return f"{len(shares)} gradients differ by {shares[worst]:.1e} of the largest at most"
 
 
-FORMS: dict[str, Callable[[MethodUnderTest], str]] = {
+DEPLOYMENT: dict[str, Callable[[MethodUnderTest], str]] = {
     "deep copy": deep_copy,
     "pickle": pickling,
     "train() and eval()": modes,
