@@ -2,20 +2,24 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchmarks.environment import Environment
 from benchmarks.errors import UserError
 from benchmarks.trials import Budget
-from benchmarks.yaml_files import added_field, problem
+from benchmarks.yaml_files import added_field, digest_of, problem
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+# A control character in a label could rewrite the terminal that a table is printed on.
+Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
 class Score(_Part):
@@ -32,6 +36,11 @@ class Score(_Part):
     role: Literal["validation", "source", "target", "extra"]
     metrics: dict[str, float | list[float | None] | None]
     images: int
+
+    def values(self) -> Iterator[float]:
+        """Every number among the metrics."""
+        for value in self.metrics.values():
+            yield from (v for v in (value if isinstance(value, list) else [value]) if v is not None)
 
 
 class Evaluation(_Part):
@@ -89,16 +98,16 @@ class Record(_Part):
 
     schema_version: Literal[1] = 1
     cell: dict[str, Any]
-    digest: str
-    protocol: str
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    protocol: Line
     protocol_version: int
-    method: str
-    label: str
-    placement: str
-    recipe: str
+    method: Line
+    label: Line
+    placement: Line
+    recipe: Line
     seed: int
     status: Literal["done", "failed", "not_applicable"]
-    reason: str = ""
+    reason: Line = ""
     evaluations: list[Evaluation] = Field(default_factory=list)
     parameters: Parameters | None = None
     cost: Cost = Cost()
@@ -131,15 +140,64 @@ class Record(_Part):
         except ValidationError as error:
             raise UserError(f"{path}: not a record: {problem(error, cls)}; {mend}") from None
 
+    def check(self) -> None:
+        """Refuse what was edited after the run, as far as the record itself can tell.
+
+        Raises:
+            ValueError: the digest is not that of the cell, a field differs from the cell's, or the
+                status does not fit the scores.
+        """
+        if digest_of(self.cell) != self.digest:
+            raise ValueError("its digest is not that of its cell")
+        protocol = self.cell.get("protocol", {})
+        for name, value, in_cell in (
+            ("protocol", self.protocol, protocol.get("name")),
+            ("protocol_version", self.protocol_version, protocol.get("version")),
+            ("placement", self.placement, self.cell.get("placement")),
+            ("recipe", self.recipe, self.cell.get("recipe_mode")),
+            ("seed", self.seed, self.cell.get("seed")),
+            ("data", self.data, self.cell.get("data")),
+        ):
+            if value != in_cell:
+                raise ValueError(f"{name} is {value!r:.60}, its cell says {in_cell!r:.60}")
+        if (self.status == "done") == bool(self.reason):
+            raise ValueError(f"status {self.status} with reason {self.reason!r:.60}")
+        last = self.cell.get("recipe", {}).get("iterations")
+        ended = any(evaluation.iteration == last for evaluation in self.evaluations)
+        if (self.status == "done") != ended:
+            raise ValueError(f"status {self.status}, {'' if ended else 'not '}scored at the end")
+        for evaluation in self.evaluations:
+            for domain, score in evaluation.domains.items():
+                if any(not 0 <= value <= 100 for value in score.values()) or score.images < 1:
+                    raise ValueError(f"iteration {evaluation.iteration}, {domain}: no percent")
+
+    @property
+    def path(self) -> Path:
+        """Where the record belongs, relative to the folder of records (see `Cell.path`)."""
+        mode = "" if self.recipe == "controlled" else f"+{self.recipe}"
+        folder = Path(self.protocol) / f"{self.placement}{mode}"
+        return folder / self.label / f"seed{self.seed}.json"
+
 
 def load_records(folder: Path, protocol: str, mode: str) -> list[Record]:
     """All records of a protocol in one recipe mode below `folder`, in the order of their paths.
 
     Raises:
-        UserError: one of them is unreadable; a table never leaves a record out silently.
+        UserError: one of them is unreadable, was edited, or is a copy that lies where another
+            record belongs; a table never leaves a record out silently, and counts none twice.
     """
-    paths = sorted((folder / protocol).glob("*/*/seed*.json"))
-    records = [Record.load(path) for path in paths]
+    records = []
+    for path in sorted((folder / protocol).glob("*/*/seed*.json")):
+        record = Record.load(path)
+        if (belongs := folder / record.path) != path:
+            raise UserError(f"{path}: is a copy of the record {belongs}; move it out of {folder}")
+        try:
+            record.check()
+        except ValueError as error:
+            raise UserError(
+                f"{path}: not as its run left it: {error}; delete it and run its cell again"
+            ) from None
+        records.append(record)
     return [record for record in records if record.recipe == mode]
 
 

@@ -1,5 +1,7 @@
 """The command `table`: records as a table."""
 
+import re
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +11,7 @@ from benchmarks.commands import arguments
 from benchmarks.commands.arguments import REFERENCE, Methods, Mode, Profile, Seeds
 from benchmarks.errors import UserError, closest
 from benchmarks.record import load_records, write_atomically
+from benchmarks.yaml_files import digest_of
 
 
 def table(
@@ -58,4 +61,18 @@ def table(
     print(render(built, form), end="")
     for ending in ("md", "csv", "tex") if write else ():
         text = render(built, ending).encode()
-        write_atomically(write / f"{spec.name}.{ending}", lambda file, text=text: file.write(text))
+        file_name = f"{_stem(spec.name, profile, placement, mode, methods)}.{ending}"
+        write_atomically(write / file_name, lambda file, text=text: file.write(text))
+        print(write / file_name, file=sys.stderr)
+
+
+def _stem(table: str, profile: str, placement: str, mode: str, methods: str) -> str:
+    """Name of a written table: one for every choice, so that none takes another's place."""
+    parts = [table, profile]
+    parts += [placement] if placement not in ("", "default") else []
+    parts += [mode] if mode != "controlled" else []
+    if methods:
+        label = "-".join(arguments.names(methods))
+        plain = re.fullmatch(r"[\w.-]{1,60}", label, re.ASCII)
+        parts.append(label if plain else digest_of(label)[:8])
+    return ".".join(parts)

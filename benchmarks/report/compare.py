@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from scipy.special import stdtrit
 from tabulate import tabulate
 
 from benchmarks.cell import Cell, protocol_semantics
@@ -16,13 +15,10 @@ from benchmarks.report import formats, statistics
 from benchmarks.report import spec as table_spec
 from benchmarks.report import table as tables
 from benchmarks.report.spec import SOURCE, TableSpec
-from benchmarks.report.statistics import CONFIDENCE, Difference
+from benchmarks.report.statistics import CONFIDENCE, MARGIN, Difference, stands_among
 from benchmarks.report.table import AVERAGE, check_alike, values_by_seed
 from benchmarks.sweep import finished
 
-# A difference below this counts as none. Nobody should choose a method by less: the test resolution
-# alone moves published numbers by twice as much (PITFALLS.md).
-MARGIN = 1.0
 Values = Mapping[str, Mapping[int, float]]  # column key -> seed -> percent
 
 
@@ -40,18 +36,6 @@ def larger_than_noise(found: Difference | None) -> str:
     if found.low is not None and found.low >= -MARGIN and found.high <= MARGIN:
         return "no"
     return f"cannot tell with {found.n} seed{'' if found.n == 1 else 's'}"
-
-
-def stands_among(found: Difference, comparisons: int) -> bool:
-    """Whether a paired difference excludes 0 after Bonferroni's correction.
-
-    The interval is widened to the level 1 - 0.05 / comparisons.
-    """
-    if not found.excludes_zero:
-        return False
-    level, freedom = (1 - CONFIDENCE) / 2, found.n - 1
-    widen = stdtrit(freedom, 1 - level / comparisons) / stdtrit(freedom, 1 - level)
-    return abs(found.mean) > widen * (found.high - found.low) / 2
 
 
 def best(values: Mapping[str, Values], labels: Sequence[str]) -> str | None:

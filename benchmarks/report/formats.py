@@ -25,7 +25,7 @@ def markdown(table: Table) -> str:
     for block in table.blocks:
         headings, rows = _cells(table, block)
         body = tabulate(rows, headings, tablefmt="pipe", disable_numparse=True)
-        below = f"{block.completeness}\n\n{block.discrimination}"
+        below = "\n\n".join((block.completeness, block.discrimination, block.comparisons))
         parts += [f"## {_heading(block)}", body, below]
     parts.append("\n".join(f"- {note}" for note in table.notes))
     if table.footnotes:
@@ -50,6 +50,7 @@ def latex(table: Table) -> str:
             "\\end{tabular}",
             "",
             f"{_tex(block.completeness)}. {_tex(block.discrimination)}.",
+            f"{_tex(block.comparisons)}.",
         ]
         parts.append("\n".join(lines))
     notes = [*table.notes, *(f"[{letter}] {text}" for letter, text in table.footnotes.items())]
@@ -115,7 +116,7 @@ def _cells(table: Table, block: Block) -> tuple[list[str], list[list[str]]]:
         cells.append(_or_state(row, None if seconds is None else f"{seconds:.3f}"))
         cells += [_or_state(row, _score(row.scores[key])) for key in table.headings]
         same = row.label == table.reference
-        cells.append("(baseline)" if same else _or_state(row, _versus(row.difference)))
+        cells.append("(baseline)" if same else _or_state(row, _versus(row.difference, row.n)))
         if published:
             cells.append(_published(row, published))
         if table.against:
@@ -148,15 +149,20 @@ def _signed(value: float) -> str:
     return "0.0" if text in ("+0.0", "-0.0") else text
 
 
-def _versus(found: Difference | None) -> str | None:
+def _versus(found: Difference | None, n: int) -> str | None:
+    """The difference of a row that has `n` seeds, of which the reference row may lack some."""
     if found is None:
         return None
     text = _interval(found)
-    return f"{f'**{text}**' if found.excludes_zero else text} {verdict(found)}"
+    fewer = f" ({found.n} pairs)" if found.low is not None and found.n < n else ""
+    return f"{f'**{text}**' if found.excludes_zero else text} {verdict(found)}{fewer}"
 
 
 def _agreement(found: Difference | None) -> str | None:
-    return None if found is None else f"{agreement(found)}: {_interval(found)}"
+    if found is None:
+        return None
+    test = "" if found.paired else " (Welch)"
+    return f"{agreement(found)}: {_interval(found)}{test}"
 
 
 def _published(row: Row, keys: list[str]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from benchmarks.protocol import Protocol, Recipe
 from benchmarks.record import Record
 from benchmarks.report.spec import TableSpec
-from benchmarks.report.statistics import Discrimination
+from benchmarks.report.statistics import CONFIDENCE, Difference, Discrimination, stands_among
 
 
 def completeness(labels: Sequence[str], seeds: Sequence[int], records: Sequence[Record]) -> str:
@@ -42,6 +42,19 @@ def discrimination(found: Discrimination | None) -> str:
     return (
         f"discrimination on Avg: {spread} / median seed sd {noise} = {ratio}; "
         f"Kendall tau between rankings of single seeds {tau}"
+    )
+
+
+def comparisons(differences: Sequence[Difference | None], reference: str) -> str:
+    """One line: how many differences to the reference row are tested, and how many stand."""
+    tested = [found for found in differences if found is not None and found.low is not None]
+    apart = [found for found in tested if found.excludes_zero]
+    stand = [found for found in apart if stands_among(found, len(tested))]
+    by_chance = (1 - CONFIDENCE) * len(tested)
+    return (
+        f"comparisons with {reference} on Avg: {len(tested)}; of their intervals {len(apart)} "
+        f"exclude 0, where {by_chance:.1f} would by chance were there no difference at all; after "
+        f"Bonferroni's correction {len(stand)}"
     )
 
 
@@ -110,7 +123,9 @@ def _differences(protocol: Protocol, records: Sequence[Record]) -> str:
         changed = [k for k in Recipe.model_fields if k in recipe and common.get(k) != recipe[k]]
         changed = [f"{k} {recipe[k]}" for k in changed]
         own = protocol.changes_for(record.method, record.recipe)
-        changed += [f"{name} {value}" for name, value in own.fields.items()]
+        fields = record.cell["method"]["fields"]
+        names = dict.fromkeys([*own.fields, *_changed_fields(record, records)])
+        changed += [f"{name} {fields[name]}" for name in names if name in fields]
         if own.source:
             changed = [f"{', '.join(changed) or 'none'} ({own.source})"]
         if changed:
@@ -122,6 +137,19 @@ def _differences(protocol: Protocol, records: Sequence[Record]) -> str:
         by_change.setdefault(", ".join(changed), []).append(label)
     rows = (f"{', '.join(labels)}: {change}" for change, labels in by_change.items())
     return f"differences between rows: {'; '.join(rows)}"
+
+
+def _changed_fields(record: Record, records: Sequence[Record]) -> list[str]:
+    """Fields in which a row made with --set differs from the method's own row.
+
+    All but the placement's where that row is not shown.
+    """
+    if "+" not in record.label:
+        return []
+    fields = record.cell["method"]["fields"]
+    plain = record.label.partition("+")[0]
+    own = next((r.cell["method"]["fields"] for r in records if r.label == plain), {})
+    return [name for name in fields if name != "start_block" and fields[name] != own.get(name)]
 
 
 def _budgets(records: Sequence[Record]) -> list[str]:

@@ -44,7 +44,7 @@ class TableSpec(Strict):
         reference: row that differences are taken to. methods: rows in order.
     """
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]  # of files too: no way into other folders
     title: str
     protocols: Annotated[dict[str, str], Field(min_length=1)]
     metric: str

@@ -13,6 +13,9 @@ import numpy as np
 from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
+# A difference below this counts as none. Nobody should choose a method by less: the test resolution
+# alone moves published numbers by twice as much (PITFALLS.md).
+MARGIN = 1.0
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,12 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference
     mean, n = float(differences.mean()), len(seeds)
     if n < 2:
         return Difference(mean, None, None, n, paired=True)
-    error = float(differences.std(ddof=1)) / math.sqrt(n)
-    half = _quantile(n - 1) * error
-    return Difference(mean, mean - half, mean + half, n, paired=True)
+    if np.ptp(differences) == 0:  # no spread, for which scipy has no interval
+        return Difference(mean, mean, mean, n, paired=True)
+    from scipy.stats import ttest_1samp  # slow to import, and one seed does not need it
+
+    low, high = ttest_1samp(differences, 0).confidence_interval(CONFIDENCE)
+    return Difference(mean, float(low), float(high), n, paired=True)
 
 
 def welch(ours: Sequence[float], theirs: Sequence[float]) -> Difference | None:
@@ -100,15 +106,12 @@ def welch(ours: Sequence[float], theirs: Sequence[float]) -> Difference | None:
     mean, n = float(np.mean(ours) - np.mean(theirs)), min(len(ours), len(theirs))
     if n < 2:
         return Difference(mean, None, None, n, paired=False)
-    parts = [float(np.var(values, ddof=1)) / len(values) for values in (ours, theirs)]
-    variance = sum(parts)
-    if variance == 0:
+    if np.ptp(ours) == np.ptp(theirs) == 0:
         return Difference(mean, mean, mean, n, paired=False)
-    weights = [
-        part**2 / (len(values) - 1) for part, values in zip(parts, (ours, theirs), strict=True)
-    ]
-    half = _quantile(variance**2 / sum(weights)) * math.sqrt(variance)
-    return Difference(mean, mean - half, mean + half, n, paired=False)
+    from scipy.stats import ttest_ind
+
+    low, high = ttest_ind(ours, theirs, equal_var=False).confidence_interval(CONFIDENCE)
+    return Difference(mean, float(low), float(high), n, paired=False)
 
 
 def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
@@ -131,21 +134,32 @@ def verdict(found: Difference | None) -> str:
 
 
 def agreement(found: Difference | None, rounding: float = 0.05) -> str:
-    """Whether a repeated measurement agrees with its reference.
-
-    A difference below `rounding` (percent, half of the last printed digit) is none.
+    """Whether a repeated measurement agrees with its reference: a test of equivalence.
 
     Returns:
-        "agrees" when the interval contains 0 or the difference is below `rounding`, "differs",
-        "one seed" when there is a difference but no interval, or "-".
+        "agrees" when the whole interval lies within `MARGIN` of 0, or one seed gives the same
+        printed digits (less than `rounding` apart); "differs" when the interval excludes 0;
+        "cannot tell"; "one seed" when there is a difference but no interval; or "-".
     """
     if found is None:
         return "-"
-    if abs(found.mean) < rounding:
-        return "agrees"
     if found.low is None:
-        return "one seed"
-    return "differs" if found.excludes_zero else "agrees"
+        return "agrees" if abs(found.mean) < rounding else "one seed"
+    if found.low >= -MARGIN and found.high <= MARGIN:
+        return "agrees"
+    return "differs" if found.excludes_zero else "cannot tell"
+
+
+def stands_among(found: Difference, comparisons: int) -> bool:
+    """Whether a paired difference excludes 0 after Bonferroni's correction.
+
+    The interval is widened to the level 1 - 0.05 / comparisons.
+    """
+    if not found.excludes_zero:
+        return False
+    level, freedom = (1 - CONFIDENCE) / 2, found.n - 1
+    widen = stdtrit(freedom, 1 - level / comparisons) / stdtrit(freedom, 1 - level)
+    return abs(found.mean) > widen * (found.high - found.low) / 2
 
 
 def kendall(by_seed: Sequence[Mapping[str, float]]) -> tuple[float | None, int]:
@@ -185,8 +199,3 @@ def discrimination(values: Mapping[str, Mapping[int, float]]) -> Discrimination 
         tau=tau,
         pairs=pairs,
     )
-
-
-def _quantile(freedom: float) -> float:
-    """Two-sided Student t quantile of `CONFIDENCE` for so many degrees of freedom."""
-    return float(stdtrit(freedom, 0.5 + CONFIDENCE / 2))

@@ -12,7 +12,7 @@ from benchmarks.protocol import Protocol
 from benchmarks.record import Evaluation, Record
 from benchmarks.report import notes, statistics
 from benchmarks.report.spec import AVERAGE, AVERAGE_ALL, SOURCE, Published, TableSpec
-from benchmarks.report.statistics import Difference, Summary, average
+from benchmarks.report.statistics import MARGIN, Difference, Summary, average
 
 _OF_SEED = ("seed", "first_stage")  # parts of a cell in which the seeds of a row may differ
 
@@ -85,7 +85,8 @@ def comparable(
         return [], [f"agreement with the reference: the committed records have engine {made}"]
     lines = [
         "agreement with the reference: difference of Avg to the committed records with a 95 % "
-        "interval (paired by seed); agrees = the interval contains 0 or the difference is < 0.05"
+        "interval, of pairs of equal seeds, or marked Welch where there are no two; agrees = the "
+        f"interval lies within {MARGIN:g} point of 0, cannot tell = it does not and contains 0"
     ]
     if records and any(record.data != records[0].data for record in same):
         lines.append("the committed records were made from data with other fingerprints")
@@ -199,6 +200,7 @@ class Block:
     rows: tuple[Row, ...]
     completeness: str
     discrimination: str
+    comparisons: str
 
 
 @dataclass(frozen=True)
@@ -337,6 +339,7 @@ def _block(
         rows=tuple(rows),
         completeness=notes.completeness(view.labels, view.seeds, records),
         discrimination=notes.discrimination(statistics.discrimination(averages)),
+        comparisons=notes.comparisons([row.difference for row in rows], view.reference),
     )
 
 

@@ -6,11 +6,12 @@ import os
 import platform
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_records import toy_record
+from toy_records import toy_record, write_toy_records
 
 from benchmarks import environment as surroundings
 from benchmarks import record as records
@@ -147,3 +148,64 @@ def test_only_changes_outside_results_make_a_tree_dirty(
     assert environment().dirty is False
     (tmp_path / "code.py").write_text("changed = True")
     assert environment().dirty is True
+
+
+def edited(change: Callable[[dict], None]) -> Callable[[Path], None]:
+    def apply(path: Path) -> None:
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+
+    return apply
+
+
+def set_score(value: float) -> Callable[[dict], None]:
+    def change(record: dict) -> None:
+        record["evaluations"][-1]["domains"]["bdd100k"]["metrics"]["mIoU"] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(set_score(value) for value in (float("nan"), float("inf"), 250.0, -5.0)),
+        lambda r: r.update(digest="0" * 64),
+        lambda r: r.update(seed=1),
+        lambda r: r["cell"].update(seed=1),
+        lambda r: r.update(placement="last-two-thirds"),
+        lambda r: r.update(recipe="as-published"),
+        lambda r: r.update(protocol_version=4),
+        lambda r: r["cell"]["recipe"].update(lr=1.0),
+        lambda r: r["data"].update(gtav="0"),
+        lambda r: r.update(label="lo\nra"),
+        lambda r: r.update(label="\x1b[31mlora"),
+        lambda r: r.update(status="failed", reason="loss not finite"),
+        lambda r: r.update(status="failed"),
+        lambda r: r.update(reason="it was well"),
+        lambda r: r.update(evaluations=r["evaluations"][:1]),
+        lambda r: r["evaluations"][-1]["domains"]["bdd100k"].update(images=0),
+        lambda r: r["evaluations"][-1]["domains"]["bdd100k"].update(role="best"),
+    ],
+)
+def test_an_edited_record_is_refused_by_name(
+    change: Callable[[dict], None], tmp_path: Path
+) -> None:
+    write_toy_records(tmp_path, [toy_record("lora", 0)])
+    path = tmp_path / "toy/all/lora/seed0.json"
+    assert len(load_records(tmp_path, "toy", "controlled")) == 1
+    edited(change)(path)
+    with pytest.raises(UserError, match=str(path)):
+        load_records(tmp_path, "toy", "controlled")
+
+
+@pytest.mark.parametrize("copy", ["lora_old/seed0.json", "lora/seed0 (copy).json"])
+def test_a_copy_of_a_record_is_refused_naming_both_files(copy: str, tmp_path: Path) -> None:
+    write_toy_records(tmp_path, [toy_record("lora", 0)])
+    folder = tmp_path / "toy/all"
+    (folder / copy).parent.mkdir(exist_ok=True)
+    (folder / copy).write_bytes((folder / "lora/seed0.json").read_bytes())
+    with pytest.raises(UserError) as error:
+        load_records(tmp_path, "toy", "controlled")
+    assert str(folder / copy) in str(error.value)
+    assert str(folder / "lora/seed0.json") in str(error.value)

@@ -60,8 +60,10 @@ def toy_record(label: str, seed: int, **changes: Any) -> Record:
     cell = {
         "protocol": protocol_semantics(protocol),
         "recipe": recipe.model_dump(mode="json"),
-        "method": {"name": label, "fields": {}},
+        "method": {"name": label, "fields": protocol.changes_for(label, "controlled").fields},
         "placement": "all",
+        "recipe_mode": "controlled",
+        "data": FINGERPRINTS,
         "seed": seed,
     }
     fields = {
@@ -85,7 +87,13 @@ def toy_record(label: str, seed: int, **changes: Any) -> Record:
     if label in SCORES and seed in SCORES[label]:
         early = evaluation(10, 30.0, 29.0, 27.0)
         fields["evaluations"] = [early, evaluation(20, *SCORES[label][seed])]
-    return Record(**(fields | changes))
+    fields |= changes
+    if "digest" not in changes:
+        whole = dict(fields["cell"], data=fields["data"], recipe_mode=fields["recipe"])
+        if "protocol_version" in changes:
+            whole["protocol"] = dict(whole["protocol"], version=fields["protocol_version"])
+        fields |= {"cell": whole, "digest": digest_of(whole)}
+    return Record(**fields)
 
 
 def toy_records() -> list[Record]:

@@ -139,13 +139,13 @@ def test_table_prints_and_writes_every_format(toy: dict[str, Path], command: Com
     folder = toy["root"] / "tables"
     code, out, _ = command(*base, "--against", toy["records"], "--write", folder)
     assert code == 0
-    assert out == (folder / "toy_table.md").read_text()
+    assert out == (folder / "toy_table.toy.md").read_text()
     assert "against committed records" in out
     assert {path.name for path in folder.iterdir()} == {
-        *("toy_table.md", "toy_table.csv", "toy_table.tex")
+        *("toy_table.toy.md", "toy_table.toy.csv", "toy_table.toy.tex")
     }
     _, text, _ = command(*base, "--format", "csv")
-    assert text == (folder / "toy_table.csv").read_text()
+    assert text == (folder / "toy_table.toy.csv").read_text()
     _, text, _ = command(*base, "--format", "json", "--seeds", "0,1", "--methods", "lora")
     assert [(r["method"], r["n"]) for r in json.loads(text)] == [("lora", 2)]
 

@@ -330,7 +330,7 @@ def test_what_the_user_has_to_mend_ends_without_a_table(
 def test_committed_row_is_used_and_not_trained_again(toy: Path, compare) -> None:
     for seed in (0, 1, 2):
         cell = make_cell(toy_protocol(), "lora", seed=seed, data=FINGERPRINTS)
-        write(toy, [toy_record("lora", seed, digest=cell.digest)])
+        write(toy, [toy_record("lora", seed, cell=cell.resolved)])
     code, out, _ = compare(method="lora")
     assert code == 0
     assert not log(toy)

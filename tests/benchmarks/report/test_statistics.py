@@ -109,8 +109,10 @@ def interval(mean: float, low: float | None, high: float | None) -> Difference:
     [
         (interval(1.0, 0.5, 1.5), "better", "differs"),
         (interval(-1.0, -1.5, -0.5), "worse", "differs"),
-        (interval(1.0, -0.5, 2.5), "unresolved", "agrees"),
-        (interval(1.0, 0.0, 2.0), "unresolved", "agrees"),
+        (interval(1.0, -0.5, 2.5), "unresolved", "cannot tell"),
+        (interval(1.0, 0.0, 2.0), "unresolved", "cannot tell"),
+        (interval(5.0, -12.4, 22.4), "unresolved", "cannot tell"),
+        (interval(0.1, -0.8, 1.0), "unresolved", "agrees"),
         (interval(0.01, 0.005, 0.015), "better", "agrees"),
         (interval(1.0, None, None), "one seed", "one seed"),
         (interval(0.0, None, None), "one seed", "agrees"),

@@ -207,3 +207,35 @@ if __name__ == "__main__":
 
     for form, path in GOLDEN.items():
         path.write_text(render(golden(Path(tempfile.mkdtemp())), form), encoding="utf-8")
+
+
+def test_a_row_with_a_set_field_is_noted_with_its_own_value(tmp_path: Path) -> None:
+    plain = toy_record("lora", 0)
+    fields = {"name": "lora", "fields": {"rank": 4, "start_block": 0}}
+    changed = toy_record("lora", 0, cell=plain.cell | {"method": fields})
+    changed = changed.model_copy(update={"label": "lora+12ab"})
+    (note,) = [n for n in build(tmp_path, [plain, changed]).notes if n.startswith("recipe mode")]
+    assert "lora+12ab: backbone_lr 0.003, rank 4" in note
+    assert "lora: backbone_lr 0.003, rank 2" in note
+
+
+def test_a_difference_of_fewer_pairs_than_seeds_says_so(tmp_path: Path) -> None:
+    without = [r for r in toy_records() if (r.label, r.seed) != ("freeze", 2)]
+    text = render(build(tmp_path, without), "md")
+    (line,) = [line for line in text.splitlines() if line.startswith("| lora ")]
+    assert "better (2 pairs)" in line
+
+
+def test_agreement_without_equal_seeds_is_welch_and_is_not_called_paired(tmp_path: Path) -> None:
+    mine = [toy_record("freeze", seed) for seed in (0, 1)]
+    moved = [toy_record("freeze", 2), toy_record("freeze", 3, evaluations=mine[0].evaluations)]
+    text = render(build(tmp_path, mine, moved), "md")
+    assert "(Welch)" in text
+    (note,) = [line for line in text.splitlines() if line.startswith("- agreement")]
+    assert "paired by seed" not in note
+
+
+def test_table_counts_its_comparisons_and_those_that_stand(tmp_path: Path) -> None:
+    text = render(build(tmp_path), "md")
+    assert "comparisons with freeze on Avg: 3; of their intervals" in text
+    assert "after Bonferroni's correction" in text

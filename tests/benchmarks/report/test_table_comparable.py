@@ -10,7 +10,7 @@ from benchmarks.report.formats import render
 
 
 def test_agreement_compares_row_by_row(tmp_path: Path) -> None:
-    lower = evaluation(20, 42.0, 28.9, 26.9)
+    lower = evaluation(20, 42.0, 30.9, 28.9)
     moved = [toy_record("lora", seed, evaluations=[lower]) for seed in (0, 1, 2)]
     against = [r for r in toy_records() if r.label in ("full", "freeze")] + moved
     table = build(tmp_path, against=against)
@@ -18,7 +18,7 @@ def test_agreement_compares_row_by_row(tmp_path: Path) -> None:
         line.split("|")[1].strip(): line for line in render(table, "md").splitlines() if "|" in line
     }
     assert "agrees: 0.0" in text["full"]
-    assert "differs: -0.4" in text["lora"]
+    assert "differs: -2.4" in text["lora"]
     assert row(table, "soma").agreement is None
 
 
