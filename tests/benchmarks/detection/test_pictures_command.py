@@ -33,7 +33,8 @@ def write_record(path: Path, root: Path, **changes: object) -> Path:
     fields = {
         "cell": {"protocol": protocol, "engine": "torchvision"},
         "data": {name: card.fingerprint(root, split) for name, split in NAMES.items()},
-        **{key: "x" for key in ("digest", "method", "placement", "recipe")},
+        **{key: "x" for key in ("method", "placement", "recipe")},
+        "digest": "0" * 64,
         **{"protocol": "tiny", "protocol_version": 4, "label": "soma", "seed": 1},
         **{"status": "done", "environment": ENVIRONMENT},
     }
