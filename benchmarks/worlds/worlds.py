@@ -216,13 +216,17 @@ def render_worlds(root: Path, seed: int = SEED) -> Path:
     """Write all domains below `root` with a manifest of hashes, unless that is done already.
 
     Everything is rendered beside `root` first and moved there when complete.
-    Raises UserError where `root` holds something that is not a rendered mini world.
+
+    Raises:
+        UserError: `root` holds a file that no manifest of rendered worlds lists, or its manifest
+            cannot be read; nothing is deleted then.
     """
     origin = {"seed": seed, "renderer": renderer_hash()}
     if (root / MANIFEST).is_file():
-        manifest = json.loads((root / MANIFEST).read_text())
-        if manifest["origin"] == origin and all((root / f).is_file() for f in manifest["files"]):
+        rendered_by, files = _read_manifest(root / MANIFEST)
+        if rendered_by == origin and all((root / file).is_file() for file in files):
             return root
+        _refuse_foreign_files(root, files)
     elif root.exists() and any(root.iterdir()):
         raise UserError(
             f"{root} holds files that are no mini worlds; give another folder or empty it"
@@ -239,6 +243,27 @@ def render_worlds(root: Path, seed: int = SEED) -> Path:
     shutil.rmtree(root, ignore_errors=True)
     partial.rename(root)
     return root
+
+
+def _read_manifest(path: Path) -> tuple[object, set[str]]:
+    """What rendered the worlds, and the files it wrote, relative to the manifest's folder."""
+    try:
+        manifest = json.loads(path.read_text())
+        return manifest["origin"], set(manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{path}: is no manifest of rendered worlds; move it away with what lies beside it, or "
+            "give another --root"
+        ) from None
+
+
+def _refuse_foreign_files(root: Path, files: set[str]) -> None:
+    here = {f.relative_to(root).as_posix() for f in root.rglob("*") if not f.is_dir()}
+    if foreign := sorted(here - files - {MANIFEST}):
+        raise UserError(
+            f"{root}: holds {foreign[0]} and {len(foreign) - 1} more files that were not rendered, "
+            "and rendering again replaces the folder; move them away or give another --root"
+        )
 
 
 def _render_all(root: Path, seed: int, origin: dict) -> None:

@@ -65,6 +65,32 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few")
+def test_another_renderer_deletes_no_file_that_is_not_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = render_worlds(tmp_path / "mini")
+    (root / "gtav/thesis.txt").write_text("mine")
+    monkeypatch.setattr(worlds, "renderer_hash", lambda: "another")
+    with pytest.raises(UserError, match=r"holds gtav/thesis\.txt and 0 more files"):
+        render_worlds(root)
+    assert (root / "gtav/thesis.txt").read_text() == "mine"
+    (root / "gtav/thesis.txt").unlink()
+    render_worlds(root)
+    assert json.loads((root / "manifest.json").read_text())["origin"]["renderer"] == "another"
+
+
+@pytest.mark.parametrize("text", ["", '{"origin": ', "[]", "{}", '{"files": {}}'])
+def test_a_manifest_that_cannot_be_read_is_one_line_and_deletes_nothing(
+    text: str, tmp_path: Path
+) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"manifest\.json: is no manifest of rendered worlds"):
+        render_worlds(tmp_path)
+    assert (tmp_path / "thesis.txt").is_file()
+
+
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("domain", WORLDS)
 def test_loaders_read_back_what_was_drawn(domain: str, tmp_path: Path) -> None:
     root = render_worlds(tmp_path / "mini")
