@@ -1,7 +1,7 @@
 """The command line: `python -m benchmarks --help`.
 
 Heavy modules are imported inside the commands that need them, so that `table` and `list` are quick.
-Exit codes: 0 well, 1 a cell failed, 2 the user has to mend something, 130 interrupted.
+Exit codes: 0 well, 1 a cell failed, 2 the user has to fix something, 130 interrupted.
 """
 
 import sys
@@ -33,7 +33,7 @@ app.add_typer(bench.bench, name="bench")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line and return its exit code; what a user can mend is one line."""
+    """Run the command line and return its exit code; what a user can fix is one line."""
     try:
         code = app(argv, prog_name="python -m benchmarks", standalone_mode=False)
     except UserError as error:

@@ -150,8 +150,8 @@ def _spec(record: Record, given: str, path: Path) -> str:
         return given
     recorded = record.cell["method"]
     if "code_sha256" in recorded:
-        mend = f"--method path/to/file.py:{recorded['name']}"
-        raise UserError(f"{path}: its method is a user's own; say where it is with {mend}")
+        option = f"--method path/to/file.py:{recorded['name']}"
+        raise UserError(f"{path}: its method is a user's own; say where it is with {option}")
     # The fields of the record say which tuner, and how.
     return f"{methods.HF}{recorded['fields']['tuner']}" if "packages" in recorded else record.method
 

@@ -116,7 +116,8 @@ class Cell:
             recipe=self.mode,
             seed=self.seed,
             status=status,
-            reason=" ".join(reason.split())[:300],
+            # What a library raises may hold escape codes, which no record takes.
+            reason="".join(c for c in " ".join(reason.split()) if c.isprintable())[:300],
             environment=environment(),
             data=self.data,
             budget=self.budget,

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can mend, in one line: what is wrong, where, and the mend.
+    """Something the user can fix, in one line: what is wrong, where, and how to fix it.
 
     The command line prints it to stderr without a traceback and exits with code 2.
     """

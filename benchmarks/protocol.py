@@ -51,7 +51,7 @@ class Backbone(Strict):
         features: block indices, counted from 0, whose outputs the head reads, fine to coarse.
         resize: how weights released in another layout of names, patch or image size become those
             of the model: "converter" as Rein and SoMA do, "timm" as timm does (see
-            `weights.fitted`). Without, the file has timm's names and the model's sizes.
+            `backbones.fitted`). Without, the file has timm's names and the model's sizes.
     """
 
     name: str

@@ -132,13 +132,13 @@ class Record(_Part):
         Raises:
             UserError: unreadable, not JSON, or not of this schema.
         """
-        mend = "delete it and run its cell again"
+        way_out = "delete it and run its cell again"
         try:
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
             raise UserError(f"{path}: record cannot be read: {error.strerror}") from None
         except ValidationError as error:
-            raise UserError(f"{path}: not a record: {problem(error, cls)}; {mend}") from None
+            raise UserError(f"{path}: not a record: {problem(error, cls)}; {way_out}") from None
 
     def check(self) -> None:
         """Refuse what was edited after the run, as far as the record itself can tell.
@@ -149,7 +149,10 @@ class Record(_Part):
         """
         if digest_of(self.cell) != self.digest:
             raise ValueError("its digest is not that of its cell")
-        protocol = self.cell.get("protocol", {})
+        for part in ("protocol", "recipe", "method"):
+            if not isinstance(self.cell.get(part), dict):
+                raise ValueError(f"its cell has no {part}")
+        protocol = self.cell["protocol"]
         for name, value, in_cell in (
             ("protocol", self.protocol, protocol.get("name")),
             ("protocol_version", self.protocol_version, protocol.get("version")),
@@ -162,14 +165,17 @@ class Record(_Part):
                 raise ValueError(f"{name} is {value!r:.60}, its cell says {in_cell!r:.60}")
         if (self.status == "done") == bool(self.reason):
             raise ValueError(f"status {self.status} with reason {self.reason!r:.60}")
-        last = self.cell.get("recipe", {}).get("iterations")
+        last = self.cell["recipe"].get("iterations")
         ended = any(evaluation.iteration == last for evaluation in self.evaluations)
         if (self.status == "done") != ended:
             raise ValueError(f"status {self.status}, {'' if ended else 'not '}scored at the end")
         for evaluation in self.evaluations:
             for domain, score in evaluation.domains.items():
-                if any(not 0 <= value <= 100 for value in score.values()) or score.images < 1:
+                # A mean of hundreds may come out a rounding above 100.
+                if any(not 0 <= value <= 100 + 1e-9 for value in score.values()):
                     raise ValueError(f"iteration {evaluation.iteration}, {domain}: no percent")
+                if score.images < 1:
+                    raise ValueError(f"iteration {evaluation.iteration}, {domain}: no image")
 
     @property
     def path(self) -> Path:
@@ -190,7 +196,10 @@ def load_records(folder: Path, protocol: str, mode: str) -> list[Record]:
     for path in sorted((folder / protocol).glob("*/*/seed*.json")):
         record = Record.load(path)
         if (belongs := folder / record.path) != path:
-            raise UserError(f"{path}: is a copy of the record {belongs}; move it out of {folder}")
+            raise UserError(
+                f"{path}: holds a record that belongs at {belongs}, a copy perhaps, and counts for "
+                f"nothing here; move it out of {folder}"
+            )
         try:
             record.check()
         except ValueError as error:

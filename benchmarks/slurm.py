@@ -105,7 +105,7 @@ class Ticket(BaseModel):
     """Which job is to run a cell: a file beside the cell's lock, until the job is through.
 
     Attributes:
-        job: SLURM's number. error: what the job found that the user has to mend.
+        job: SLURM's number. error: what the job found that the user has to fix.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

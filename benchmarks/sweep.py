@@ -68,7 +68,7 @@ def run_one(
     Anything unexpected inside the cell becomes a failed record and its traceback goes to stderr.
 
     Raises:
-        UserError: the user has to mend something; no record is written.
+        UserError: the user has to fix something; no record is written.
     """
     path = plan.out / cell.path
     try:
@@ -117,7 +117,7 @@ class Outcome:
 
     Attributes:
         ran, skipped: numbers of cells run now, and recorded before. failed: cells that ended badly.
-        lost: cells whose worker died. errors: what the user has to mend. unstarted: a number.
+        lost: cells whose worker died. errors: what the user has to fix. unstarted: a number.
         queued: number of cells left to jobs that are not waited for.
     """
 
@@ -131,11 +131,11 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """2 for a dead worker or something to mend, 1 for failed cells, else 0."""
+        """2 for a dead worker or something to fix, 1 for failed cells, else 0."""
         return 2 if self.lost or self.errors else 1 if self.failed else 0
 
     def summary(self) -> list[str]:
-        """Lines for the end of a sweep: what to mend first, then failures, then counts."""
+        """Lines for the end of a sweep: what to fix first, then failures, then counts."""
         lines = [f"error: {line}" for line in (*self.errors, *self.lost)]
         lines += [f"failed: {line}" for line in self.failed]
         left = f", {self.queued} left to jobs" if self.queued else ""

@@ -1,8 +1,8 @@
 """What a task is to the rest of the suite: its protocol, and the four things it can do.
 
 A task is a module with the functions of `Task`: `benchmarks.segmentation.task` or
-`benchmarks.detection.task`. This is the only place that knows which tasks there are. Importing it
-brings no torch.
+`benchmarks.detection.task`. Between a protocol and its record this is the only place that knows
+which tasks there are. Importing it brings no torch.
 """
 
 from __future__ import annotations

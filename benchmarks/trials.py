@@ -116,7 +116,7 @@ def read(path: Path, metric: str) -> tuple[list[Trial], list[str]]:
             trials.append(Trial.model_validate(named))
         except ValidationError as error:
             raise UserError(
-                f"{path}: line {number}: no trial by {metric}: {problem(error, Trial)}; mend it, "
+                f"{path}: line {number}: no trial by {metric}: {problem(error, Trial)}; fix it, "
                 "or move the file away and tune again"
             ) from None
     return trials, lines
@@ -132,21 +132,21 @@ def budget_of(protocol: Protocol, method: str, mode: str, seed: int) -> Budget |
     if mode not in protocol.modes or (file := protocol.modes[mode].trials) is None:
         return None
     path, label = REPOSITORY / file, methods.label(method)
-    mend = f"python -m benchmarks tune {protocol.name} --methods {method}"
+    remedy = f"python -m benchmarks tune {protocol.name} --methods {method}"
     if not path.is_file():
         raise UserError(
-            f"{path}: no trials to choose the recipe of {label} from; make them: {mend}"
+            f"{path}: no trials to choose the recipe of {label} from; make them: {remedy}"
         )
     trials, lines = read(path, protocol.metric)
     own = [trial for trial in trials if trial.method == label]
     best = next((trial for trial in own if trial.chosen), None)
     if best is None:
         what = f"none of the {len(own)} trials of {label} gave a score" if own else f"no {label}"
-        raise UserError(f"{path}: {what}; other trials: {mend}")
+        raise UserError(f"{path}: {what}; other trials: {remedy}")
     if {(each.protocol, each.version) for each in own} != {(protocol.name, protocol.version)}:
         raise UserError(
             f"{path}: {label} was tuned under {best.protocol} version {best.version}, not under "
-            f"{protocol.name} version {protocol.version}; again: {mend}"
+            f"{protocol.name} version {protocol.version}; again: {remedy}"
         )
     if seed == best.seed:
         raise UserError(

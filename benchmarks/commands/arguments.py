@@ -1,4 +1,4 @@
-"""Arguments of the command line: the options that commands share, and texts as values."""
+"""What commands share: options, texts as values, and training the cells that are asked for."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def cells(
 def train_missing(
     cells: Sequence[Cell], out: Path, data_root: Path, device: str, workers: int
 ) -> None:
-    """Train the cells here; whatever the user has to mend ends the command."""
+    """Train the cells here; whatever the user has to fix ends the command."""
     if not cells:
         console.say("every cell is recorded; nothing was trained")
         return

@@ -31,8 +31,8 @@ def export(
         else:
             export_folded(trained.method, trained.vit, destination)
     except NotExportable as error:
-        mend = "plain weights may do: --to folded"
-        raise UserError(f"{trained.record.label}: no LoRA for peft: {error}; {mend}") from None
+        instead = "plain weights may do: --to folded"
+        raise UserError(f"{trained.record.label}: no LoRA for peft: {error}; {instead}") from None
     except NotFoldable as error:
         raise UserError(f"{trained.record.label}: no plain weights: {error}") from None
     except (OSError, SafetensorError) as error:

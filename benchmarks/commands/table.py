@@ -59,20 +59,19 @@ def table(
         load_records(against, protocol.name, mode) if against else None,
     )
     print(render(built, form), end="")
+    # One name for every choice, so that no table takes another's place.
+    choices = [placement, mode, methods, seeds and f"seeds{seeds}", selection]
+    choices.append(reference and f"minus-{reference}")
+    named = [choice for choice in choices if choice not in ("", "default", "controlled")]
+    stem = ".".join([spec.name, profile, *map(_in_file_name, named)])
     for ending in ("md", "csv", "tex") if write else ():
         text = render(built, ending).encode()
-        file_name = f"{_stem(spec.name, profile, placement, mode, methods)}.{ending}"
+        file_name = f"{stem}.{ending}"
         write_atomically(write / file_name, lambda file, text=text: file.write(text))
         print(write / file_name, file=sys.stderr)
 
 
-def _stem(table: str, profile: str, placement: str, mode: str, methods: str) -> str:
-    """Name of a written table: one for every choice, so that none takes another's place."""
-    parts = [table, profile]
-    parts += [placement] if placement not in ("", "default") else []
-    parts += [mode] if mode != "controlled" else []
-    if methods:
-        label = "-".join(arguments.names(methods))
-        plain = re.fullmatch(r"[\w.-]{1,60}", label, re.ASCII)
-        parts.append(label if plain else digest_of(label)[:8])
-    return ".".join(parts)
+def _in_file_name(choice: str) -> str:
+    """A choice as it stands in the name of a file; a hash where it is long or holds other signs."""
+    plain = "-".join(arguments.names(choice))
+    return plain if re.fullmatch(r"[\w.-]{1,60}", plain, re.ASCII) else digest_of(plain)[:8]

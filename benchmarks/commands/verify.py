@@ -48,7 +48,7 @@ def verify(
         for fault in report.faults[:SHOWN]:
             print(f"fault: {fault}", file=sys.stderr)
         count, shown = len(report.faults), min(len(report.faults), SHOWN)
-        raise UserError(f"{card}: faults: {count}, shown above: {shown}; mend and verify again")
+        raise UserError(f"{card}: faults: {count}, shown above: {shown}; fix them and verify again")
     print(_text(report))
     if write:
         _write(write, card, report)

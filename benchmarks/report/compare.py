@@ -162,16 +162,16 @@ def baselines(folder: Path, cells: Sequence[Cell], out: Path, how: str) -> Basel
     if folder.resolve() == out.resolve():
         mine = []
     rows = [record for record in found if record.label != first.label]
-    mend = f"make baselines with `{how}` and compare with `--against DIR`"
+    remedy = f"make baselines with `{how}` and compare with `--against DIR`"
     for placement in placements:
         here = [record for record in rows if record.placement == placement]
         if not here:
             raise UserError(
                 f"{folder}: no baselines of {protocol.name} (placement {placement}, recipe "
-                f"{first.mode}) to compare with; {mend}"
+                f"{first.mode}) to compare with; {remedy}"
             )
         for record in here:
-            _check_settings(record, protocol, folder, mend)
+            _check_settings(record, protocol, folder, remedy)
         seeds = {record.seed for record in here}
         if extra := sorted({cell.seed for cell in cells} - seeds):
             known = ", ".join(map(str, sorted(seeds)))
@@ -184,17 +184,17 @@ def baselines(folder: Path, cells: Sequence[Cell], out: Path, how: str) -> Basel
     return Baselines(folder, tuple(rows), own)
 
 
-def _check_settings(record: Record, protocol: Protocol, folder: Path, mend: str) -> None:
+def _check_settings(record: Record, protocol: Protocol, folder: Path, remedy: str) -> None:
     if record.protocol_version != protocol.version:
         raise UserError(
             f"{folder}: the baselines were made under {protocol.name} version "
-            f"{record.protocol_version}, which is at version {protocol.version} now; {mend}"
+            f"{record.protocol_version}, which is at version {protocol.version} now; {remedy}"
         )
     engine, here = record.cell.get("engine"), protocol.engine_here
     if engine != here:
         raise UserError(
             f"{folder}: the baselines were made with engine {engine}, and here it is {here}; set "
-            f"engine: {engine} in {protocol.name}, or {mend}"
+            f"engine: {engine} in {protocol.name}, or {remedy}"
         )
     ours, theirs = protocol_semantics(protocol), record.cell["protocol"]
     odd = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
@@ -202,7 +202,7 @@ def _check_settings(record: Record, protocol: Protocol, folder: Path, mend: str)
         what = "on another backbone" if "backbone" in odd else "under other settings"
         raise UserError(
             f"{folder}: the baselines were made {what} ({', '.join(odd)} of {protocol.name} "
-            f"differ); {mend}"
+            f"differ); {remedy}"
         )
 
 

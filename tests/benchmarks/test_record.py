@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_records import toy_record, write_toy_records
+from toy_records import FINGERPRINTS, toy_protocol, toy_record, write_toy_records
 
 from benchmarks import environment as surroundings
 from benchmarks import record as records
+from benchmarks.cell import make_cell
 from benchmarks.environment import environment
 from benchmarks.errors import UserError
 from benchmarks.record import Record, load_records, write_atomically
@@ -177,6 +178,8 @@ def set_score(value: float) -> Callable[[dict], None]:
         lambda r: r.update(recipe="as-published"),
         lambda r: r.update(protocol_version=4),
         lambda r: r["cell"]["recipe"].update(lr=1.0),
+        *(lambda r, part=part: r["cell"].pop(part) for part in ("protocol", "recipe", "method")),
+        lambda r: r["cell"].update(protocol=[]),
         lambda r: r["data"].update(gtav="0"),
         lambda r: r.update(label="lo\nra"),
         lambda r: r.update(label="\x1b[31mlora"),
@@ -209,3 +212,17 @@ def test_a_copy_of_a_record_is_refused_naming_both_files(copy: str, tmp_path: Pa
         load_records(tmp_path, "toy", "controlled")
     assert str(folder / copy) in str(error.value)
     assert str(folder / "lora/seed0.json") in str(error.value)
+
+
+def test_a_mean_that_rounds_above_100_is_no_edit(tmp_path: Path) -> None:
+    record = toy_record("lora", 0)
+    record.evaluations[-1].domains["bdd100k"].metrics["mIoU"] = 100.00000000000001
+    write_toy_records(tmp_path, [record])
+    assert len(load_records(tmp_path, "toy", "controlled")) == 1
+
+
+def test_the_reason_of_a_failure_holds_no_escape_codes() -> None:
+    cell = make_cell(toy_protocol(), "lora", seed=0, data=FINGERPRINTS)
+    record = cell.record("failed", "Error: \x1b[31mred\x1b[0m\nand \x00 more")
+    assert record.reason == "Error: [31mred[0m and  more"
+    record.check()

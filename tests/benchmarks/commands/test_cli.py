@@ -144,6 +144,10 @@ def test_table_prints_and_writes_every_format(toy: dict[str, Path], command: Com
     assert {path.name for path in folder.iterdir()} == {
         *("toy_table.toy.md", "toy_table.toy.csv", "toy_table.toy.tex")
     }
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    command(*base, "--seeds", "0,1", "--methods", "lora,freeze", "--write", folder)
+    assert (folder / "toy_table.toy.lora-freeze.seeds0-1.md").is_file()
+    assert {path: path.read_bytes() for path in before} == before
     _, text, _ = command(*base, "--format", "csv")
     assert text == (folder / "toy_table.toy.csv").read_text()
     _, text, _ = command(*base, "--format", "json", "--seeds", "0,1", "--methods", "lora")

@@ -59,7 +59,7 @@ def test_ten_faults_and_their_number(command: Command, tmp_path: Path) -> None:
     lines = err.splitlines()
     assert [line.startswith("fault: ") for line in lines] == [False] + [True] * 10 + [False]
     assert lines[0].startswith("14 images in ")
-    assert lines[-1] == "error: gtav: faults: 12, shown above: 10; mend and verify again"
+    assert lines[-1] == "error: gtav: faults: 12, shown above: 10; fix them and verify again"
     assert not (tmp_path / "found.json").exists()
 
 
