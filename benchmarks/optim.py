@@ -130,16 +130,22 @@ def make_optimizer(model: nn.Module, recipe: Recipe, rules: Mapping[str, str]) -
         # One pass over each tensor. With a loss scale it cannot be combined with clipping.
         fused=recipe.precision != "16-mixed",
     )
-    assert_holds_trainable(optimizer, model)
+    require_holds_trainable(optimizer, model)
     return optimizer
 
 
-def assert_holds_trainable(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """The optimizer must hold each parameter that requires a gradient, once, and no other."""
+def require_holds_trainable(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """The optimizer must hold each parameter that requires a gradient, once, and no other.
+
+    Raises:
+        RuntimeError: it does not.
+    """
     held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     trainable = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
-    assert len(held) == len(set(held)), "a parameter is in two groups of the optimizer"
-    assert set(held) == trainable, "the optimizer does not hold exactly the trainable parameters"
+    if len(held) != len(set(held)):
+        raise RuntimeError("a parameter is in two groups of the optimizer")
+    if set(held) != trainable:
+        raise RuntimeError("the optimizer does not hold exactly the trainable parameters")
 
 
 def _group(part: str, rule: str, parameters: list[nn.Parameter], recipe: Recipe) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def build(cell: Cell, task: Task, first: Path | None = None) -> Adapted:
     """
     torch.manual_seed(torch_seed(cell.seed, "initialisation"))
     model = task.build(cell.protocol)
-    _assert_pretrained(model.backbone, cell)
+    _require_pretrained(model.backbone, cell)
     known = {name for name, _ in model.backbone.named_parameters()}
     torch.manual_seed(torch_seed(cell.seed, "initialisation", 1))
     started = time.perf_counter()
@@ -165,15 +165,21 @@ def build(cell: Cell, task: Task, first: Path | None = None) -> Adapted:
     return Adapted(model, method, rules, seconds)
 
 
-def _assert_pretrained(backbone: nn.Module, cell: Cell) -> None:
-    """Decomposing a backbone before its weights are loaded gives factors of random numbers."""
+def _require_pretrained(backbone: nn.Module, cell: Cell) -> None:
+    """Decomposing a backbone before its weights are loaded gives factors of random numbers.
+
+    Raises:
+        UserError: the backbone holds other weights than the protocol's, or none.
+    """
     spec = cell.protocol.backbone
     expected = RANDOM if spec.weights == RANDOM else spec.sha256 or cell.data[BACKBONE]
-    found = getattr(backbone, "weights_sha256", None)
-    assert found == expected, (
-        f"{cell.protocol.name}: the backbone holds weights {found} where {expected} are expected; "
-        "they have to be loaded before a method adapts it"
-    )
+    holds = getattr(backbone, "weights_sha256", None)
+    if holds != expected:
+        raise UserError(
+            f"{cell.protocol.name}: the backbone holds weights {holds} where {expected} are "
+            "expected; they have to be loaded before a method adapts it, and their file must not "
+            "change during a run: run the command again"
+        )
 
 
 def make_training(cell: Cell, adapted: Adapted, fabric: Fabric) -> Training:

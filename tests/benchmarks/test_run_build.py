@@ -9,6 +9,7 @@ from toy_task import FakeTask, Net, cell_of
 from baselines import METHODS
 from benchmarks import run
 from benchmarks.backbones import BACKBONE, load_backbone
+from benchmarks.errors import UserError
 from benchmarks.protocol import HUB
 from soma.method import Method, adapt
 
@@ -28,7 +29,7 @@ def test_adapting_before_the_weights_are_in_is_refused(task, monkeypatch):
         return model
 
     monkeypatch.setattr(FakeTask, "build", adapts_first)
-    with pytest.raises(AssertionError, match="loaded before a method adapts it"):
+    with pytest.raises(UserError, match="loaded before a method adapts it"):
         run.build(cell_of(), task)
 
 
@@ -39,7 +40,7 @@ def test_other_weights_than_the_protocols_are_refused(task, monkeypatch):
         return model
 
     monkeypatch.setattr(FakeTask, "build", other)
-    with pytest.raises(AssertionError, match="holds weights 0000"):
+    with pytest.raises(UserError, match="holds weights 0000"):
         run.build(cell_of(), task)
 
 
@@ -54,7 +55,7 @@ def test_weights_without_a_stated_hash_are_those_of_the_cell(task, monkeypatch):
     backbone = cell.protocol.backbone.model_copy(update={"weights": HUB})
     cell = replace(cell, protocol=cell.protocol.model_copy(update={"backbone": backbone}))
     run.build(replace(cell, data={BACKBONE: "1" * 64}), task)
-    with pytest.raises(AssertionError, match=r"holds weights 1111.* where 2222"):
+    with pytest.raises(UserError, match=r"holds weights 1111.* where 2222"):
         run.build(replace(cell, data={BACKBONE: "2" * 64}), task)
 
 
