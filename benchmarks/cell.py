@@ -259,8 +259,10 @@ def parse_changes(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
         key, equals, text = setting.partition("=")
         kind, dot, name = key.partition(".")
         if not (equals and dot and name and kind in changes):
-            raise UserError(f"--set {setting}: expected recipe.FIELD=VALUE or method.FIELD=VALUE")
-        changes[kind][name] = yaml_files.parse(text, f"--set {setting}")
+            raise UserError(
+                f"--set {setting:.100}: expected recipe.FIELD=VALUE or method.FIELD=VALUE"
+            )
+        changes[kind][name] = yaml_files.parse(text, f"--set {setting:.100}")
     yaml_files.validate(RecipeChanges, changes["recipe"], "--set recipe")
     return changes
 

@@ -11,8 +11,10 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        """Collapse the message to a single line, whatever a library put into it."""
-        super().__init__(" ".join(message.split()))
+        """Collapse the message to one readable line, whatever a library or a file put into it."""
+        line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
+        # The way out stands at the end.
+        super().__init__(line if len(line) <= 2000 else f"{line[:1200]} ... {line[-700:]}")
 
 
 def closest(name: str, known: Iterable[str]) -> str:

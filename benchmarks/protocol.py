@@ -18,6 +18,8 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+# Part of the paths of records: no way into other folders, and short enough for every file system.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", max_length=60)]
 RANDOM, HUB = "random", "hub"  # weights of a backbone that are no file of the user
 
 
@@ -88,7 +90,7 @@ class Domain(Strict):
             Rein and SoMA score Mapillary on were made. Null reads files as they are.
     """
 
-    domain: str
+    domain: Name
     card: str
     split: str
     size: tuple[Count, Count] | None = None
@@ -255,7 +257,7 @@ class Protocol(Strict):
         "extra": "extra",
     }
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=60)]
     version: Count
     profile: str
     task: str
@@ -269,12 +271,12 @@ class Protocol(Strict):
     extra: tuple[Domain, ...] = added_field(())
     input: Input
     recipe: Recipe
-    recipes: dict[str, Mode] = Field(default_factory=lambda: {"controlled": Mode()})
+    recipes: dict[Name, Mode] = Field(default_factory=lambda: {"controlled": Mode()})
     methods: dict[str, MethodChanges] = Field(default_factory=dict)
-    placements: dict[str, Placement]
+    placements: dict[Name, Placement]
     default_placement: str
     selection: Literal["last", "source-val"] = "last"
-    starts_from: str | None = added_field(None)
+    starts_from: Name | None = added_field(None)
     seeds: Annotated[tuple[Index, ...], Field(min_length=1)]
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Protocol as Interface
@@ -127,7 +128,7 @@ def find(name: str | Path, asked_by: Path | None = None) -> Path:
     path = Path(name)
     if path.suffix != ".yaml":
         path = FOLDER / f"{name}.yaml"
-    if not path.is_file():
+    if not isfile(path):  # Path.is_file raises where a name is too long to be one
         where = f"{asked_by}: extends: " if asked_by else ""
         known = closest(str(name), (file.stem for file in FOLDER.glob("*.yaml")))
         raise UserError(f"{where}no protocol {str(name)!r}{known}")

@@ -6,6 +6,7 @@ Reading refuses repeated keys, unknown keys and silent conversions. Every proble
 
 import hashlib
 import json
+import math
 import re
 import types
 import typing
@@ -37,38 +38,108 @@ def added_field(default: Any) -> Any:
     return Field(default=default, exclude_if=lambda value: value == default)
 
 
+# Bounds of text from outside: characters of a file, levels of nesting, characters with every alias
+# written out. The suite's own files keep well below a tenth of them.
+_LONGEST, _DEEPEST, _LARGEST = 200_000, 50, 1_000_000
+_PLAIN = ("null", "bool", "merge")
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe loader that refuses repeated keys and reads `1e-3` as a number."""
+    """Safe loader of plain values, within bounds; refuses repeated keys and unclear numbers."""
+
+    # Those of YAML 1.1 but numbers and dates: it reads 1e-3 as text, 010 as 8 and 1:30 as 90.
+    yaml_implicit_resolvers: typing.ClassVar = {
+        first: [(tag, regex) for tag, regex in resolvers if tag.rpartition(":")[2] in _PLAIN]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    _level = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        event = self.peek_event()
+        if getattr(event, "tag", None) not in (None, "!"):
+            raise _fault(event, f"has the tag {event.tag!r}; write plain values, without tags")
+        self._level += 1
+        if self._level > _DEEPEST:
+            raise _fault(event, f"is nested deeper than {_DEEPEST} levels")
+        node = super().compose_node(parent, index)
+        self._level -= 1
+        if isinstance(node, yaml.ScalarNode) and _UNSEEN.search(node.value):
+            raise _fault(event, f"{node.value!r:.60} holds a control character")
+        if not isinstance(event, yaml.AliasEvent):
+            node.extent = _extent(node)
+        elif not hasattr(node, "extent"):
+            raise _fault(event, f"the anchor {event.anchor!r} holds itself")
+        size, height = node.extent
+        if size > _LARGEST or height > _DEEPEST:
+            raise _fault(event, "is too large once its aliases are written out")
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key.value!r} is given twice", key.start_mark
-                )
-            seen.add(key.value)
+            if not isinstance(key, yaml.ScalarNode):
+                raise _fault(key, "a key is a list or a mapping; keys are single words")
+            merges = key.tag == "tag:yaml.org,2002:merge"
+            name = key.value if merges else str(self.construct_object(key))
+            if name in seen:
+                raise _fault(key, f"key {name!r} is given twice")
+            seen.add(name)
         return super().construct_mapping(node, deep)
 
+    def construct_integer(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > 80 or abs(value := int(node.value, 0)) >= 2**63:
+            raise _fault(node, "an integer has more than 64 bits")
+        return value
 
-# YAML 1.1 wants a dot in a float, so that PyYAML reads 1e-3 as text.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+    def construct_number(self, node: yaml.ScalarNode) -> float:
+        text = node.value.lower()
+        value = float(text.replace(".inf", "inf").replace(".nan", "nan"))
+        if not math.isfinite(value):
+            raise _fault(node, f"{node.value!r:.60} is not a finite number")
+        return value
+
+
+def _fault(at: yaml.Event | yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
+
+
+def _extent(node: yaml.Node) -> tuple[int, int]:
+    """Characters with aliases written out, and levels of nesting, of a node."""
+    if isinstance(node, yaml.ScalarNode):
+        return len(node.value) + 1, 1
+    pairs = node.value if isinstance(node, yaml.MappingNode) else [node.value]
+    sizes, heights = zip((1, 0), *(inner.extent for pair in pairs for inner in pair), strict=True)
+    return sum(sizes), 1 + max(heights)
+
+
+_INTEGER = r"[-+]?(0|[1-9]\d*(_\d+)*|0x[\da-fA-F]+|0o[0-7]+|0b[01]+)"
+_NUMBER = r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|Inf|INF|nan|NaN|NAN))"
+for _name, _regex in (("int", _INTEGER), ("float", _NUMBER)):
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_regex})$", re.ASCII), list("-+.0123456789")
+    )
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_integer)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
 
 
 def parse(text: str, where: str) -> Any:
-    """The value that YAML text stands for.
+    """The value that YAML text stands for: mappings, lists and plain values, numbers finite.
 
     Raises:
-        UserError: the text is not valid YAML or repeats a key; `where` opens the line.
+        UserError: the text is not valid YAML, repeats a key, or is larger or nested deeper than
+            anything that is meant; `where` opens the line.
     """
+    if len(text) > _LONGEST:
+        raise UserError(f"{where}: is longer than {_LONGEST:,} characters")
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
-        raise UserError(f"{where}:{line} {getattr(error, 'problem', error)}") from None
+        raise UserError(
+            f"{where}:{line} {getattr(error, 'problem', None) or error!s:.200}"
+        ) from None
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -78,7 +149,8 @@ def read(path: Path) -> dict[str, Any]:
         UserError: no such file, not readable as UTF-8 YAML, or not a mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_LONGEST + 1)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

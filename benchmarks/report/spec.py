@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 from typing import Annotated
 
@@ -105,7 +106,7 @@ def load_table(name: str | Path) -> TableSpec:
     path = Path(name)
     if path.suffix != ".yaml":
         path = FOLDER / f"{name}.yaml"
-    if not path.is_file():
+    if not isfile(path):  # Path.is_file raises where a name is too long to be one
         known = closest(str(name), (file.stem for file in FOLDER.glob("*.yaml")))
         raise UserError(f"no table {str(name)!r}{known}")
     return yaml_files.validate(TableSpec, yaml_files.read(path), str(path))
