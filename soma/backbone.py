@@ -57,8 +57,58 @@ def prefix_tokens(vit: nn.Module) -> int:
 
 
 def provides(vit: nn.Module) -> frozenset[str]:
-    """What a method can ask for in `needs`: "token_sequence" (blocks see B x tokens x width)."""
-    return frozenset({"token_sequence"} if hasattr(vit, "num_prefix_tokens") else ())
+    """What a method can ask for in `needs`.
+
+    "token_sequence": blocks see B x tokens x width. "token_grid": `token_grid` works on it.
+    """
+    has = {
+        "token_sequence": hasattr(vit, "num_prefix_tokens"),
+        "token_grid": hasattr(getattr(vit, "patch_embed", None), "dynamic_feat_size"),
+    }
+    return frozenset(name for name, provided in has.items() if provided)
+
+
+class TokenGrid(nn.Module):
+    """Rows and columns of the patch tokens in the forward pass that began last.
+
+    Blocks see a sequence, and no count of tokens tells a wide image from a high one.
+    """
+
+    def __init__(self, prefix: int) -> None:
+        super().__init__()
+        self.prefix, self.size = prefix, (0, 0)
+
+    def watch(self, patch_embed: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> None:
+        """Hook on the patch embedding, which sees the images (B, 3, H, W)."""
+        height, width = patch_embed.dynamic_feat_size(args[0].shape[-2:])
+        self.size = height, width
+
+    def of(self, x: Tensor) -> tuple[int, int]:
+        """(h, w) of tokens in a block: x is B x (prefix + h w) x width, or B x h x w x width.
+
+        Raises:
+            RuntimeError: x is of another pass, whose images had another size.
+        """
+        if x.ndim == 4:
+            return x.shape[1], x.shape[2]
+        height, width = self.size
+        if x.shape[1] != self.prefix + height * width:
+            raise RuntimeError(
+                f"{x.shape[1]} tokens in the block, {self.prefix} + {height} x {width} in the image"
+            )
+        return height, width
+
+
+def token_grid(vit: nn.Module) -> TokenGrid:
+    """The grid of the tokens, one module per backbone; blocks keep it to call `of` in their hooks.
+
+    A method that calls this says so: `needs = frozenset({"token_grid"})`.
+    """
+    if not hasattr(vit, "token_grid"):
+        vit.token_grid = TokenGrid(getattr(vit, "num_prefix_tokens", 0)).train(vit.training)
+        # A bound method: a deep copy of the backbone watches its own images.
+        vit.patch_embed.register_forward_hook(vit.token_grid.watch)
+    return vit.token_grid
 
 
 def comes_before(vit: nn.Module, name: str, block: int) -> bool:

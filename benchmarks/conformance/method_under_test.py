@@ -12,14 +12,16 @@ from soma import Method, adapt, split_qkv
 
 WIDTH, DEPTH = 32, 3
 _SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": WIDTH, "num_heads": 2, "num_classes": 0}
+# Images of any size, as the benchmark builds its backbones. (SAM takes them by itself.)
+_ANY = {"dynamic_img_size": True}
 _VIT, _EVA, _GRID = "vit_tiny_patch16_224", "eva02_large_patch14_224", "samvit_base_patch16"
-_REGISTERS = {"init_values": 0.5, "reg_tokens": 4, "no_embed_class": True}
+_REGISTERS = _ANY | {"init_values": 0.5, "reg_tokens": 4, "no_embed_class": True}
 # The norm of EVA stands before its pooling, so that it takes part in the features.
-_NORM = {"use_post_transformer_norm": True, "use_fc_norm": False}
+_NORM = _ANY | {"use_post_transformer_norm": True, "use_fc_norm": False}
 _WINDOWS = {"window_size": 2, "global_attn_indexes": (1,), "neck_chans": WIDTH}
 _MODELS = {
     # the layout of the mini backbone
-    "class token": (_VIT, {}),
+    "class token": (_VIT, _ANY),
     # DINOv2 with registers
     "registers and layer scale": (_VIT, _REGISTERS),
     # EVA02-L: q, k, v apart by nature and no bias of the keys; a norm inside the gated MLP

@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -5,6 +6,7 @@ import timm
 import torch
 from torch import nn
 
+from benchmarks.conformance.method_under_test import KINDS, build_vit
 from soma.backbone import (
     NotApplicable,
     SplitQKV,
@@ -14,7 +16,9 @@ from soma.backbone import (
     merge_qkv,
     parameter_role,
     prefix_tokens,
+    provides,
     split_qkv,
+    token_grid,
 )
 
 Build = Callable[..., nn.Module]
@@ -137,3 +141,27 @@ def test_biases_beside_the_fused_linear_move_into_the_parts(name: str) -> None:
     after = vit.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_block_knows_rows_and_columns_of_its_tokens(kind: str) -> None:
+    vit = build_vit(kind)
+    grid = token_grid(vit)
+    assert token_grid(vit) is grid
+    seen = []
+    vit.blocks[1].register_forward_hook(lambda _block, _args, y: seen.append(y))
+    for size in ((16, 24), (40, 56)):
+        vit.forward_features(torch.zeros(1, 3, *size))
+        assert grid.of(seen[-1]) == (size[0] // 8, size[1] // 8)
+    twin = copy.deepcopy(vit)
+    twin.forward_features(torch.zeros(1, 3, 16, 32))
+    assert twin.token_grid.of(seen[-1]) == (2, 4)
+    assert grid.of(seen[1]) == (5, 7)  # the copy has its own
+    if kind != "grid in windows":
+        with pytest.raises(RuntimeError, match=r"tokens in the block, \d \+ 5 x 7 in the image"):
+            grid.of(seen[0])
+
+
+def test_a_backbone_that_cuts_no_patches_has_no_grid_of_tokens() -> None:
+    assert provides(timm.create_model("vit_tiny_patch16_224")) == {"token_sequence", "token_grid"}
+    assert provides(nn.Sequential(nn.Conv2d(3, 8, 1))) == set()
