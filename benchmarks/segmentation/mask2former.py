@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import (
+    Mask2FormerAttention,
     Mask2FormerPixelDecoder,
     Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
     Mask2FormerTransformerModule,
@@ -85,7 +86,7 @@ class Segmenter(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Pixel decoder and masked-attention decoder, initialised as in the paper's code."""
+    """Pixel decoder and masked-attention decoder, initialised as `Head.initialisation` says."""
 
     def __init__(self, width: int, sizes: Head, classes: int) -> None:
         super().__init__()
@@ -115,10 +116,10 @@ class MaskHead(nn.Module):
             block[0] = nn.Identity()
         self.transformer = Mask2FormerTransformerModule(sizes.hidden, config)
         self.class_predictor = nn.Linear(sizes.hidden, classes + 1)
-        self._initialise()
+        self._initialise(sizes.initialisation)
 
-    def _initialise(self) -> None:
-        """Xavier for attention and feed-forward layers, Kaiming (a=1) for convolutions.
+    def _initialise(self, kind: str) -> None:
+        """Draws the weights; see `Head.initialisation`.
 
         The modules do not initialise themselves: level_embed would be whatever memory held.
         """
@@ -127,14 +128,31 @@ class MaskHead(nn.Module):
                 nn.init.kaiming_uniform_(module.weight, a=1)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        draw = nn.init.xavier_normal_ if kind == "mmdet" else nn.init.xavier_uniform_
         for layers in (self.pixel_decoder.encoder, self.transformer.decoder.layers):
             for parameter in layers.parameters():
                 if parameter.dim() > 1:
-                    nn.init.xavier_uniform_(parameter)
+                    draw(parameter)
         nn.init.normal_(self.pixel_decoder.level_embed)
+        if kind != "suite":
+            self._initialise_as_published(draw)
         for module in self.modules():
             if isinstance(module, Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention):
                 _spread_offsets(module)
+
+    def _initialise_as_published(self, draw: Callable[..., Tensor]) -> None:
+        """What the paper's code and mmdetection draw otherwise than the suite."""
+        for projection in self.reduce[1:]:
+            nn.init.xavier_uniform_(projection.weight)
+        for module in self.modules():
+            if isinstance(module, Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention):
+                nn.init.xavier_uniform_(module.value_proj.weight)
+                nn.init.xavier_uniform_(module.output_proj.weight)
+            elif isinstance(module, Mask2FormerAttention):
+                for linear in (module.q_proj, module.k_proj, module.v_proj):
+                    draw(linear.weight, gain=0.5**0.5)  # a third of one matrix (3 hidden, hidden)
+                    nn.init.zeros_(linear.bias)
+                nn.init.zeros_(module.out_proj.bias)
 
     def forward(self, maps: list[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
         """Predictions of the learnt queries and of every decoder layer after them.

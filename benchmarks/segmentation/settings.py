@@ -14,6 +14,20 @@ class Head(Strict):
     `points` are sampled per mask in the loss. `scales` resize the four feature maps, fine to
     coarse. The default is that of Rein and SoMA, strides of 4 to 32 pixels with patches of 16.
     `encoder_feedforward` is the width in the pixel decoder's layers where it is another.
+
+    `initialisation` is whose weights the head starts from. In all three, what encoder and decoder
+    layers multiply with is drawn by Xavier's rule, sampling points of the deformable attention
+    start on rays, convolutions are Kaiming's (uniform, a = 1), embeddings normal of deviation 1,
+    biases of convolutions, deformable and cross attention 0; the linear layers of the class and
+    mask predictions and the biases of feed-forward layers are torch's.
+
+    - "paper", the code of arXiv 2112.01527: Xavier's rule is uniform; query, key and value of
+      self-attention are drawn as one matrix and have biases of 0, as has its output; the 1x1
+      projections of the three coarse maps are Xavier's (uniform).
+    - "mmdet", mmdetection 3: as "paper", but Xavier's rule is normal in encoder and decoder layers,
+      except in value and output of the deformable attention.
+    - "suite": as "paper", but query, key and value are three matrices with larger weights, these
+      and the output have torch's biases, and the projections are Kaiming's.
     """
 
     hidden: Count
@@ -29,6 +43,7 @@ class Head(Strict):
     mask_weight: NotNegative = 5.0
     dice_weight: NotNegative = 5.0
     no_object_weight: NotNegative = 0.1
+    initialisation: Literal["suite", "paper", "mmdet"] = added_field("suite")
 
 
 class Augment(Strict):

@@ -97,6 +97,7 @@ def test_published_numbers_of_a_configuration(name: str) -> None:
     assert recipe.decay_query_features != soma
     assert protocol.default_placement == ("last-two-thirds" if soma else "all")
     assert recipe.clip is None
+    assert protocol.head.initialisation == "mmdet"
 
 
 def test_sizes_of_training_images() -> None:

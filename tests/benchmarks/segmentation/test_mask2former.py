@@ -1,4 +1,5 @@
 import copy
+import math
 import pickle
 
 import pytest
@@ -149,6 +150,89 @@ def test_nothing_is_left_uninitialised() -> None:
     for key, value in head.state_dict().items():
         assert torch.isfinite(value).all(), key
     assert head.pixel_decoder.level_embed.std().item() == pytest.approx(1, abs=0.3)
+
+
+# Standard deviations by arithmetic: Xavier sqrt(2 / (in + out)), Kaiming (a = 1) sqrt(1 / in),
+# torch's own sqrt(1 / (3 in)).
+XAVIER_QKV = math.sqrt(2 / (4 * 256))
+STARTS = {
+    "transformer.decoder.layers.0.self_attn.q_proj.weight": (XAVIER_QKV, "drawn"),
+    "transformer.decoder.layers.0.self_attn.k_proj.weight": (XAVIER_QKV, "drawn"),
+    "transformer.decoder.layers.0.self_attn.v_proj.weight": (XAVIER_QKV, "drawn"),
+    "transformer.decoder.layers.0.self_attn.q_proj.bias": (0, ""),
+    "transformer.decoder.layers.0.self_attn.k_proj.bias": (0, ""),
+    "transformer.decoder.layers.0.self_attn.v_proj.bias": (0, ""),
+    "transformer.decoder.layers.0.self_attn.out_proj.weight": (math.sqrt(2 / 512), "drawn"),
+    "transformer.decoder.layers.0.self_attn.out_proj.bias": (0, ""),
+    "transformer.decoder.layers.0.cross_attn.in_proj_weight": (XAVIER_QKV, "drawn"),
+    "transformer.decoder.layers.0.cross_attn.in_proj_bias": (0, ""),
+    "transformer.decoder.layers.0.cross_attn.out_proj.weight": (math.sqrt(2 / 512), "drawn"),
+    "transformer.decoder.layers.0.cross_attn.out_proj.bias": (0, ""),
+    "transformer.decoder.layers.0.fc1.weight": (math.sqrt(2 / 2304), "drawn"),
+    "transformer.decoder.layers.0.fc1.bias": (math.sqrt(1 / 768), "uniform"),
+    "transformer.decoder.layers.0.fc2.weight": (math.sqrt(2 / 2304), "drawn"),
+    "transformer.decoder.mask_predictor.mask_embedder.0.0.weight": (1 / math.sqrt(768), "uniform"),
+    "transformer.queries_features.weight": (1, "normal"),
+    "transformer.queries_embedder.weight": (1, "normal"),
+    "transformer.level_embed.weight": (1, ""),
+    "pixel_decoder.level_embed": (1, ""),
+    "pixel_decoder.encoder.layers.0.self_attn.value_proj.weight": (math.sqrt(2 / 512), "uniform"),
+    "pixel_decoder.encoder.layers.0.self_attn.output_proj.weight": (math.sqrt(2 / 512), "uniform"),
+    "pixel_decoder.encoder.layers.0.self_attn.value_proj.bias": (0, ""),
+    "pixel_decoder.encoder.layers.0.self_attn.sampling_offsets.weight": (0, ""),
+    "pixel_decoder.encoder.layers.0.self_attn.attention_weights.weight": (0, ""),
+    "pixel_decoder.encoder.layers.0.fc1.weight": (math.sqrt(2 / 1280), "drawn"),
+    "pixel_decoder.encoder.layers.0.fc2.weight": (math.sqrt(2 / 1280), "drawn"),
+    "pixel_decoder.mask_projection.weight": (math.sqrt(1 / 256), "uniform"),
+    "pixel_decoder.mask_projection.bias": (0, ""),
+    "pixel_decoder.layer_1.0.weight": (math.sqrt(1 / 2304), "uniform"),
+    "reduce.0.weight": (math.sqrt(1 / 1024), "uniform"),
+    "reduce.1.weight": (math.sqrt(2 / 1280), "uniform"),
+    "reduce.2.weight": (math.sqrt(2 / 1280), "uniform"),
+    "reduce.3.weight": (math.sqrt(2 / 1280), "uniform"),
+    "reduce.3.bias": (0, ""),
+    "class_predictor.weight": (math.sqrt(1 / 768), "uniform"),
+}
+# What "suite" draws otherwise: as the committed records of the mini worlds started.
+OF_THE_SUITE = {
+    **{
+        f"transformer.decoder.layers.0.self_attn.{part}_proj.weight": (math.sqrt(2 / 512), "drawn")
+        for part in "qkv"
+    },
+    **{
+        f"transformer.decoder.layers.0.self_attn.{part}_proj.bias": (math.sqrt(1 / 768), "uniform")
+        for part in ("q", "k", "v", "out")
+    },
+    **{f"reduce.{level}.weight": (math.sqrt(1 / 1024), "uniform") for level in (1, 2, 3)},
+}
+
+
+@pytest.mark.parametrize("kind", ["mmdet", "paper", "suite"])
+def test_head_starts_from_the_weights_of_the_code_that_it_names(kind: str) -> None:
+    torch.manual_seed(0)
+    sizes = HEAD.model_copy(
+        update={
+            "hidden": 256,
+            "feedforward": 2048,
+            "encoder_feedforward": 1024,
+            "attention_heads": 8,
+            "queries": 100,
+            "initialisation": kind,
+        }
+    )
+    parameters = dict(MaskHead(1024, sizes, 19).named_parameters())
+    expected = STARTS | (OF_THE_SUITE if kind == "suite" else {})
+    for name, (deviation, distribution) in expected.items():
+        values = parameters[name]
+        if deviation == 0:
+            assert not values.any(), name
+            continue
+        assert values.std().item() == pytest.approx(deviation, rel=0.08), name
+        if distribution == "drawn":
+            distribution = "normal" if kind == "mmdet" else "uniform"
+        if distribution:
+            largest = values.abs().max().item() / deviation  # sqrt(3) at most where uniform
+            assert (largest > 3) if distribution == "normal" else (largest < 1.7321), name
 
 
 def test_decoder_has_the_layers_that_are_asked_for(model: Segmenter) -> None:
