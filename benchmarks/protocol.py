@@ -4,6 +4,7 @@ Knows no task: what segmentation and detection add stands in their `settings`, a
 `benchmarks.tasks.load_protocol` reads the YAML file of either.
 """
 
+import itertools
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -30,6 +31,13 @@ def _rises(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 Range = Annotated[tuple[Positive, Positive], AfterValidator(_rises)]
+
+
+def _in_order(blocks: tuple[int, ...]) -> tuple[int, ...]:
+    # A backbone returns its blocks in their own order, each once, whatever order is asked for.
+    if any(block >= following for block, following in itertools.pairwise(blocks)):
+        raise ValueError(f"{list(blocks)}: list the blocks in rising order, each once")
+    return blocks
 
 
 def _is_start(value: int | float) -> int | float:
@@ -60,7 +68,7 @@ class Backbone(Strict):
     args: dict[str, Any] = Field(default_factory=dict)
     weights: str
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    features: tuple[Index, ...]
+    features: Annotated[tuple[Index, ...], AfterValidator(_in_order)]
     resize: Literal["converter", "timm"] | None = added_field(None)
 
     @model_validator(mode="after")

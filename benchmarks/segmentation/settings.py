@@ -1,5 +1,6 @@
 """What a segmentation protocol holds besides the parts that every protocol has."""
 
+import itertools
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -44,6 +45,12 @@ class Head(Strict):
     dice_weight: NotNegative = 5.0
     no_object_weight: NotNegative = 0.1
     initialisation: Literal["suite", "paper", "mmdet"] = added_field("suite")
+
+    @model_validator(mode="after")
+    def _fine_to_coarse(self) -> "Head":
+        if any(fine < coarse for fine, coarse in itertools.pairwise(self.scales)):
+            raise ValueError(f"scales {list(self.scales)}: list them fine to coarse, largest first")
+        return self
 
 
 class Augment(Strict):

@@ -9,6 +9,7 @@ from toy_records import DATA, toy_protocol
 
 from benchmarks import protocol as protocols
 from benchmarks import yaml_files
+from benchmarks.cell import make_cell
 from benchmarks.errors import UserError
 from benchmarks.tasks import load_protocol
 
@@ -143,3 +144,55 @@ def test_unknown_mode_is_refused() -> None:
 def test_protocol_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         toy_protocol().version = 9
+
+
+ORDER = "list the blocks in rising order, each once"
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "expected"),
+    [
+        ("mini_gtav", {"backbone": {"features": [8, 6, 4, 2]}}, f"[8, 6, 4, 2]: {ORDER}"),
+        ("mini_gtav", {"backbone": {"features": [2, 4, 4, 8]}}, f"[2, 4, 4, 8]: {ORDER}"),
+        ("mini_sdgod", {"backbone": {"features": [8, 8]}}, f"[8, 8]: {ORDER}"),
+        ("mini_gtav", {"head": {"scales": [0.25, 0.5, 1.0, 2.0]}}, "list them fine to coarse"),
+        ("mini_sdgod", {"head": {"pyramid": {"scales": [0.5, 1.0, 2.0]}}}, "half of the one"),
+    ],
+)
+def test_list_whose_order_would_not_be_kept_is_refused(
+    tmp_path: Path, base: str, changes: dict, expected: str
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"extends": base, "name": "mine"} | changes))
+    text = message(path)
+    assert text.startswith(f"{path}: {next(iter(changes))}")
+    assert expected in text
+
+
+@pytest.mark.parametrize(
+    ("base", "path", "listed"),
+    [
+        ("mini_gtav", "augment.short_sides", [64, 96]),
+        ("mini_gtav", "input.mean", [0.4, 0.5, 0.6]),
+        (
+            "mini_gtav",
+            "source",
+            [{"domain": card, "card": card, "split": "train"} for card in ("gtav", "synthia")],
+        ),
+        ("mini_sdgod", "head.rpn.anchors", [[8], [16], [32]]),
+        ("mini_sdgod", "head.rpn.ratios", [0.5, 1.0, 2.0]),
+        ("mini_sdgod", "head.roi.weights", [10.0, 10.0, 5.0, 5.0]),
+    ],
+)
+def test_another_order_is_another_cell(
+    tmp_path: Path, base: str, path: str, listed: list[Any]
+) -> None:
+    digests = set()
+    for order in (listed, listed[::-1]):
+        changes: Any = order
+        for key in reversed(path.split(".")):
+            changes = {key: changes}
+        file = tmp_path / "mine.yaml"
+        file.write_text(yaml.safe_dump({"extends": base, "name": "mine"} | changes))
+        digests.add(make_cell(load_protocol(file), "freeze", seed=0, data={"gtav": "0"}).digest)
+    assert len(digests) == 2
