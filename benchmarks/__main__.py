@@ -21,6 +21,7 @@ from benchmarks.commands.table import table
 from benchmarks.commands.tune import tune
 from benchmarks.commands.verify import verify
 from benchmarks.errors import UserError
+from benchmarks.methods import code_of
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__
@@ -34,6 +35,7 @@ app.add_typer(bench.bench, name="bench")
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code; what a user can fix is one line."""
+    code_of.cache_clear()  # a user's file is read once per command
     try:
         code = app(argv, prog_name="python -m benchmarks", standalone_mode=False)
     except UserError as error:

@@ -47,6 +47,8 @@ class Cell:
             no digest and cannot be run.
         budget: the trials that chose the recipe, if any did.
         first: digest of the record whose model this cell starts from, "" without a first stage.
+        code: of a method in a user's file, read once: every cell of a sweep, in whatever process,
+            runs what its digest says.
     """
 
     protocol: Protocol
@@ -59,10 +61,11 @@ class Cell:
     data: Mapping[str, str] | None = None
     budget: Budget | None = None
     first: str = ""
+    code: bytes = dataclasses.field(default=b"", repr=False)
 
     def make_method(self) -> "Method":
         """The method of this cell, not yet attached to anything."""
-        return make_method(self.method, self.fields)
+        return make_method(self.method, self.fields, self.code)
 
     @cached_property
     def resolved(self) -> dict[str, Any]:
@@ -80,7 +83,7 @@ class Cell:
                 mode="json", exclude=_NOT_SEMANTICS_OF_RECIPE
             ),
             "recipe_mode": self.mode,
-            "method": method_semantics(self.method, self.make_method()),
+            "method": method_semantics(self.method, self.make_method(), self.code),
             "placement": self.placement,
             "seed": self.seed,
             "data": dict(self.data),
@@ -165,7 +168,8 @@ def make_cell(
     if "start_block" in changes.get("method", {}):
         raise UserError("--set method.start_block: the placement decides it; use --placement")
     fields.setdefault("start_block", protocol.placements[placement])
-    make_method(method, fields)  # wrong names and values show here, before any work
+    code = methods.code_of(method)
+    make_method(method, fields, code)  # wrong names and values show here, before any work
     label = methods.label(method)
     recipe_changes = changes.pop("recipe", {}).items()
     if kept := {key: value for key, value in recipe_changes if key not in _NOT_SEMANTICS_OF_RECIPE}:
@@ -182,6 +186,7 @@ def make_cell(
         seed=seed,
         data=data,
         budget=budget,
+        code=code,
     )
 
 

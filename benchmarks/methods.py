@@ -8,12 +8,16 @@ import ast
 import dataclasses
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import re
 import sys
+import traceback
+import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,11 +45,15 @@ def label(spec: str) -> str:
     """How a method is called in tables and paths, safe for every file system.
 
     Raises:
-        UserError: a name of the form hf:... that cannot be read.
+        UserError: a name of the form hf:... that cannot be read, or a file whose name has blanks or
+            other characters that do not belong into paths.
     """
     path, name = split(spec)
     if path:
-        return f"{Path(path).stem}.{name}"
+        text = f"{Path(path).stem}.{name}"
+        if not re.fullmatch(r"\w[\w.+-]{,99}", text):
+            raise UserError(f"method {spec}: a record cannot be named {text!r}; rename the file")
+        return text
     if not spec.startswith(HF):
         return spec
     tuner, arguments = hf(spec)
@@ -88,32 +96,103 @@ def hf(spec: str) -> tuple[str, dict[str, Any]]:
     return call.func.id.upper(), dict(sorted(arguments.items()))
 
 
-def make_method(spec: str, fields: Mapping[str, Any]) -> "Method":
-    """A method by built-in name, `path/to/file.py:Class` or `hf:NAME(...)`, with its fields.
+@cache
+def code_of(spec: str) -> bytes:
+    """The file of a user's own method, read once per command; b"" where a method is in none.
 
     Raises:
-        UserError: unknown method, unknown field (closest name given) or a value that does not fit.
+        UserError: no such file, or it cannot be read.
     """
-    kind = _class_of(spec)
-    known = [field.name for field in dataclasses.fields(kind)]
-    hints = typing.get_type_hints(kind)
-    values = {}
-    for name, value in (hf_fields(spec) | dict(fields)).items():
-        if name not in known:
-            raise UserError(f"method {spec}: no field {name!r}{closest(name, known)}")
-        try:
-            adapter = TypeAdapter(hints[name])
-            values[name] = adapter.validate_json(json.dumps(value, default=str), strict=True)
-        except ValidationError as error:
-            message = error.errors()[0]["msg"]
-            raise UserError(f"method {spec}: field {name} = {value!r}: {message}") from None
+    path, _ = split(spec)
+    if not path:
+        return b""
+    if not path.endswith(".py") or not isfile(path):
+        raise UserError(f"method {spec}: no file {path}; expected path/to/file.py:Class")
     try:
-        return kind(**values)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"method {spec}: {error}") from None
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"method {spec}: {path}: cannot be read: {error.strerror}") from None
 
 
-def _class_of(spec: str) -> type["Method"]:
+def make_method(spec: str, fields: Mapping[str, Any], code: bytes | None = None) -> "Method":
+    """A method by built-in name, `path/to/file.py:Class` or `hf:NAME(...)`, with its fields.
+
+    `code` is what the file held where a cell was made; None for what it holds now.
+
+    Raises:
+        UserError: unknown method, unknown field (closest name given), a value that does not fit, or
+            a user's file that raises anything.
+    """
+    with _guard(spec):
+        kind = _class_of(spec, code)
+        known = [field.name for field in dataclasses.fields(kind)]
+        hints = typing.get_type_hints(kind)
+        values = {}
+        for name, value in (hf_fields(spec) | dict(fields)).items():
+            if name not in known:
+                raise UserError(f"method {spec}: no field {name!r}{closest(name, known)}")
+            try:
+                adapter = TypeAdapter(hints[name])
+                values[name] = adapter.validate_json(json.dumps(value, default=str), strict=True)
+            except ValidationError as error:
+                message = error.errors()[0]["msg"]
+                raise UserError(f"method {spec}: field {name} = {value!r:.60}: {message}") from None
+        made = kind(**values)
+        _fields(spec, made)
+        return made
+
+
+def _fields(spec: str, method: "Method") -> dict[str, Any]:
+    """Fields of a method as plain JSON values.
+
+    Raises:
+        UserError: a value is not JSON.
+    """
+    fields = plain(dataclasses.asdict(method))
+    for name, value in fields.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"method {spec}: field {name} = {value!r:.60}: {error}; fields are numbers, texts "
+                "and lists, which a record can hold"
+            ) from None
+    return fields
+
+
+@contextmanager
+def _guard(spec: str) -> Iterator[None]:
+    """What the code of a method raises becomes one line; a user's file may even call `sys.exit`."""
+    path, _ = split(spec)
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        if not path and not isinstance(error, TypeError | ValueError):
+            raise
+        if not path:
+            raise UserError(f"method {spec}: {error}") from None
+        lines = [
+            at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == path
+        ]
+        if isinstance(error, SyntaxError) and error.filename == path:
+            lines.append(error.lineno)
+        where = f"{path} line {lines[-1]}" if lines else path
+        words = "".join(traceback.format_exception_only(error)[-1:])
+        raise UserError(f"method {spec}: {where}: {words}") from None
+
+
+@cache
+def _module(path: str, code: bytes) -> types.ModuleType:
+    module = types.ModuleType(f"user_method_{Path(path).stem}")
+    module.__file__ = path
+    sys.modules[module.__name__] = module  # dataclasses look their module up by name
+    exec(compile(code, path, "exec", dont_inherit=True), module.__dict__)
+    return module
+
+
+def _class_of(spec: str, code: bytes | None) -> type["Method"]:
     path, name = split(spec)
     if spec.startswith(HF):
         from baselines.hf_peft import HFPeft
@@ -125,32 +204,30 @@ def _class_of(spec: str) -> type["Method"]:
         if spec not in METHODS:
             raise UserError(f"no method {spec!r}{closest(spec, METHODS)}")
         return METHODS[spec]
-    file = Path(path)
-    if file.suffix != ".py" or not file.is_file():
-        raise UserError(f"method {spec}: no file {path}; expected path/to/file.py:Class")
-    module_spec = importlib.util.spec_from_file_location(f"user_method_{file.stem}", file)
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module_spec.name] = module  # dataclasses and pickle look their module up by name
-    try:
-        module_spec.loader.exec_module(module)
-    except (ImportError, SyntaxError, NameError, TypeError, AttributeError) as error:
-        raise UserError(f"method {spec}: the file does not import: {error}") from None
+    module = _module(path, code_of(spec) if code is None else code)
+    sys.modules[module.__name__] = module  # another file may have its name
     kind = getattr(module, name, None)
-    if not (dataclasses.is_dataclass(kind) and hasattr(kind, "attach")):
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind) and hasattr(kind, "attach")):
         known = [key for key, value in vars(module).items() if hasattr(value, "attach")]
         raise UserError(f"{path}: no method class {name!r}{closest(name, known)}")
     return kind
 
 
-def method_semantics(spec: str, method: "Method") -> dict[str, Any]:
-    """What a method is: name, fields, and the code or packages that decide what they mean."""
+def method_semantics(spec: str, method: "Method", code: bytes | None = None) -> dict[str, Any]:
+    """What a method is: name, fields, and the code or packages that decide what they mean.
+
+    Raises:
+        UserError: a field is not JSON, or a package that the method names is not installed.
+    """
     path, name = split(spec)
     name = "hf" if spec.startswith(HF) else name  # its fields say which
-    semantics: dict[str, Any] = {"name": name, "fields": plain(dataclasses.asdict(method))}
-    if packages := getattr(method, "packages", ()):
-        semantics["packages"] = {each: importlib.metadata.version(each) for each in packages}
+    with _guard(spec):
+        semantics: dict[str, Any] = {"name": name, "fields": _fields(spec, method)}
+        if packages := getattr(method, "packages", ()):
+            semantics["packages"] = {each: importlib.metadata.version(each) for each in packages}
     if path:  # the code of a user's own method is part of what the cell is
-        semantics["code_sha256"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        code = code_of(spec) if code is None else code
+        semantics["code_sha256"] = hashlib.sha256(code).hexdigest()
     return semantics
 
 

@@ -8,7 +8,7 @@ from toy_records import toy_protocol
 
 from benchmarks.cell import Cell, make_cell, parse_changes
 from benchmarks.errors import UserError
-from benchmarks.methods import make_method
+from benchmarks.methods import code_of, make_method
 from benchmarks.yaml_files import Strict, added_field
 
 METHOD_FILE = '''
@@ -156,6 +156,8 @@ def test_method_from_a_file_is_part_of_the_digest_with_its_code(tmp_path: Path) 
     assert str(tmp_path) not in str(made.resolved)
     before = made.digest
     file.write_text(METHOD_FILE + "# edited\n")
+    assert cell(f"{file}:Mine", ("method.width=4",)).digest == before
+    code_of.cache_clear()  # as in another process
     assert cell(f"{file}:Mine", ("method.width=4",)).digest != before
 
 
@@ -166,7 +168,7 @@ def test_method_from_a_file_is_part_of_the_digest_with_its_code(tmp_path: Path) 
         ("own.py:Min", {}, "own.py: no method class 'Min'; did you mean 'Mine'?"),
         ("own.py:attach_nothing", {}, "no method class 'attach_nothing'"),
         ("own.py:Mine", {"width": 10}, "width is at most 9"),
-        ("broken.py:Mine", {}, "broken.py:Mine: the file does not import"),
+        ("broken.py:Mine", {}, "broken.py line 1: ModuleNotFoundError: No module named"),
     ],
 )
 def test_wrong_method_file_is_one_line(
