@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import methods, yaml_files
+from benchmarks import methods, tasks, yaml_files
 from benchmarks.data.cards import load_card
 from benchmarks.environment import environment
 from benchmarks.errors import UserError, closest
@@ -95,6 +95,26 @@ class Cell:
     def digest(self) -> str:
         """SHA-256 of the canonical JSON of `resolved`."""
         return digest_of(self.resolved)
+
+    @cached_property
+    def training(self) -> dict[str, Any]:
+        """The part of `resolved` that decides the trained weights: no domain that is only scored.
+
+        Raises:
+            ValueError: the cell is not prepared.
+        """
+        read = {domain.domain for domain in self.protocol.source}
+        scored = {domain.domain for domain in self.protocol.scored_domains} - read
+        protocol = self.resolved["protocol"].items()
+        only_scored = set(self.protocol.roles.values())
+        return self.resolved | {
+            "protocol": {key: value for key, value in protocol if key not in only_scored},
+            "data": {
+                key: value
+                for key, value in self.resolved["data"].items()
+                if key.removesuffix(".list") not in scored
+            },
+        }
 
     @property
     def path(self) -> Path:
@@ -199,14 +219,22 @@ def prepare(cells: Iterable[Cell], data_root: Path, out: Path) -> tuple[Cell, ..
         out: folder of the records, where those of a first stage lie too.
 
     Raises:
-        UserError: a data set is missing or incomplete, weights cannot be fetched, or the first
-            stage of a cell has no record in `out` or left no model.
+        UserError: a data set is missing or incomplete, a file of it cannot be read, weights cannot
+            be fetched, or the first stage of a cell has no record in `out` or left no model.
     """
     cells = tuple(cells)
     data = fingerprints(cells[0].protocol, data_root) if cells else {}
+    if not all(_begun(out / cell.path) for cell in cells):
+        # A file that cannot be read would else show after the last step of the training.
+        tasks.task_of(cells[0].protocol).check_data(cells[0].protocol, data_root)
     return tuple(
         dataclasses.replace(cell, data=data, first=_first_stage_digest(cell, out)) for cell in cells
     )
+
+
+def _begun(record: Path) -> bool:
+    """Whether a cell has its record, or a checkpoint."""
+    return record.exists() or Path(f"{record}.checkpoint").exists()
 
 
 def fingerprints(protocol: Protocol, data_root: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ import json
 import platform
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -23,8 +24,9 @@ class Environment(BaseModel):
     """Where a record was made: commit of the suite, versions, processors; no host names, no paths.
 
     Attributes:
-        commit, dirty: null outside a git checkout. dirty: something differs from the commit, what
-            runs write under results/ not counted. threads: torch threads of the process.
+        commit, dirty: null outside a git checkout. dirty: something differs from the commit, or
+            changed while the process ran; what runs write under results/ is not counted.
+        threads: torch threads of the process.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,11 +42,12 @@ class Environment(BaseModel):
 
 
 def environment() -> Environment:
-    """The environment of this process, as records keep it."""
+    """The environment of this process, as records keep it; the first call belongs to its start."""
     torch = sys.modules.get("torch")  # asked only where the run has imported it
     cuda = torch is not None and torch.cuda.is_available()
-    commit = _git(REPOSITORY, "rev-parse", "HEAD")
-    changes = _git(REPOSITORY, "status", "--porcelain", "--", ".", ":!results")
+    commit, changes = _checkout_at_start(REPOSITORY)
+    if (commit, changes) != _checkout(REPOSITORY):
+        changes = "changed while the process ran"
     return Environment(
         commit=commit,
         dirty=None if changes is None or commit is None else bool(changes),
@@ -55,6 +58,16 @@ def environment() -> Environment:
         gpu=torch.cuda.get_device_name() if cuda else None,
         threads=torch.get_num_threads() if torch is not None else None,
     )
+
+
+def _checkout(folder: Path) -> tuple[str | None, str | None]:
+    """The commit, and what differs from it."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    return commit, _git(folder, "status", "--porcelain", "--", ".", ":!results")
+
+
+# What a process runs is what it has imported, not what is on disk when its record is written.
+_checkout_at_start = cache(_checkout)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

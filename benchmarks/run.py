@@ -16,8 +16,9 @@ from torch import nn
 from benchmarks import artifacts, tasks
 from benchmarks.artifacts import warm_start
 from benchmarks.backbones import BACKBONE
-from benchmarks.cell import Cell, first_stage_record
+from benchmarks.cell import Cell, fingerprints, first_stage_record
 from benchmarks.distributed import Shard, check_batch, configure_process, launch, make_fabric
+from benchmarks.environment import environment
 from benchmarks.errors import UserError
 from benchmarks.memory import PeakMemory
 from benchmarks.optim import make_optimizer, resolve_decay_schedule
@@ -26,6 +27,7 @@ from benchmarks.record import Cost, Record
 from benchmarks.seeding import torch_seed
 from benchmarks.tasks import Task
 from benchmarks.train import Checkpoint, NotFinite, Training, train
+from benchmarks.yaml_files import differences
 from soma.method import Method, NotApplicable, adapt
 
 
@@ -63,6 +65,7 @@ def run_cell(
             method that cannot be applied to the backbone and a loss that is not finite are
             outcomes instead: they come back, and are written, as a record of that status.
     """
+    environment()  # read before anything runs
     recipe = cell.protocol.recipe
     check_batch(recipe, devices * nodes)
     fabric = make_fabric(device, recipe.precision, devices, nodes)
@@ -90,7 +93,7 @@ def _run_process(
     training = make_training(cell, adapted, fabric)
     scoring = Scoring(task, adapted.model, protocol, data_root, shard, PeakMemory(fabric.device))
     batches = partial(task.batches, protocol, data_root, cell.seed, shard=shard)
-    checkpoint = Checkpoint(Path(f"{path}.checkpoint"), cell.digest)
+    checkpoint = Checkpoint(Path(f"{path}.checkpoint"), cell.training, cell.digest)
     status, reason = "done", ""
     try:
         with scoring.memory.phase("train"):
@@ -99,6 +102,7 @@ def _run_process(
         status, reason = "failed", str(error)
     else:
         if fabric.is_global_zero:
+            _check_unchanged(cell, data_root)
             artifacts.write_results(path, scoring.arrays, scoring.files)
             artifacts.write_weights(path.with_suffix(".safetensors"), adapted.model, adapted.method)
     history = training.state.history
@@ -114,6 +118,15 @@ def _run_process(
         record.write(path)
         checkpoint.remove()
     return record
+
+
+def _check_unchanged(cell: Cell, data_root: Path) -> None:
+    """Refuse scores of files that were replaced while the cell ran; its checkpoint stays."""
+    if changed := differences(cell.data, fingerprints(cell.protocol, data_root)):
+        raise UserError(
+            f"{cell}: the files of {changed} changed while it ran, so that its scores belong to no "
+            "state of them; run the same command again, which keeps what still holds"
+        )
 
 
 @dataclass

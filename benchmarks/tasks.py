@@ -59,6 +59,15 @@ class Task(Interface):
             UserError: a backbone, card or size that does not fit.
         """
 
+    def check_data(self, protocol: Protocol, data_root: Path) -> None:
+        """Look at every file that training or evaluation will read: header, end, and size.
+
+        Annotations of boxes are read whole; pixels are not decoded.
+
+        Raises:
+            UserError: a data folder or file is not as its card says.
+        """
+
     def batches(
         self, protocol: Protocol, data_root: Path, seed: int, first: int, shard: Shard
     ) -> Iterator[Batch]:

@@ -4,6 +4,7 @@ import logging
 import math
 import pickle
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,7 @@ from benchmarks.optim import EMA, AdamW, make_ema, set_rates
 from benchmarks.protocol import Recipe
 from benchmarks.record import write_atomically
 from benchmarks.seeding import torch_seed
+from benchmarks.yaml_files import differences
 
 WARM_STEPS = 3  # first steps of a process, in which memory is allocated and kernels are chosen
 _LOG = logging.getLogger(__name__)
@@ -90,18 +92,25 @@ class State:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint file of the cell with this digest."""
+    """The checkpoint of a cell, and beside it the one before, should the file be damaged.
+
+    Attributes:
+        path: of the file.
+        training: what the weights depend on (see `Cell.training`), as plain values.
+        digest: of the whole cell, on which the scores of a run depend too.
+    """
 
     path: Path
+    training: dict[str, Any]
     digest: str
 
     def save(self, state: State) -> None:
-        """Replace the file.
+        """Replace the file; what it held becomes the one before.
 
         Raises:
             UserError: it cannot be written; the file before it is still there.
         """
-        content = {"digest": self.digest, "state": state.state_dict()}
+        content = {"training": self.training, "digest": self.digest, "state": state.state_dict()}
 
         def write(file: IO[bytes]) -> None:
             try:
@@ -109,44 +118,77 @@ class Checkpoint:
             except RuntimeError as error:  # torch's name for a full disk
                 raise OSError("torch could not write the whole file") from error
 
-        write_atomically(self.path, write)
+        newest, previous = self._beside
+        write_atomically(newest, write)
+        if self.path.exists():
+            self.path.replace(previous)
+        newest.replace(self.path)
+
+    @property
+    def _beside(self) -> tuple[Path, Path]:
+        """Where a new file waits for the old one to be moved, and where that one goes."""
+        return tuple(self.path.with_name(f"{self.path.name}.{end}") for end in ("new", "previous"))
 
     def restore(self, state: State) -> None:
-        """Bring `state` to where the file was written; without a file that can be read, leave it.
+        """Bring `state` to where the newest sound file was written; without one, leave it.
 
-        A file that cannot be read costs only time, so the run starts anew and says so. One of
-        another cell is refused: to go on would overwrite what may be days of work.
+        A damaged file costs only time: the run goes on from the one before, or starts anew, and
+        says so. One of another cell is refused: to go on would overwrite what may be days of work.
 
         Raises:
-            UserError: the checkpoint was written by a cell with another digest.
+            UserError: another cell wrote the checkpoint, or it holds scores of domains that have
+                changed since.
         """
-        if not self.path.exists():
-            return
-        try:
-            content = torch.load(self.path, map_location="cpu", weights_only=True)
-            digest, saved = content["digest"], content["state"]
-        except (
-            OSError,
-            EOFError,
-            RuntimeError,
-            KeyError,
-            TypeError,
-            pickle.UnpicklingError,
-        ) as error:
-            _LOG.warning(
-                "%s: cannot be read (%s), the run starts anew", self.path, type(error).__name__
-            )
-            return
-        if digest != self.digest:
+        newest, previous = self._beside
+        damaged: list[str] = []
+        for path in (self.path, newest, previous):
+            if not path.exists():
+                continue
+            try:
+                content = _read(path)
+                training, digest, saved = (content[key] for key in ("training", "digest", "state"))
+            except _UNREADABLE as error:
+                damaged.append(f"{path}: cannot be read ({type(error).__name__})")
+                continue
+            self._check(path, training, digest, saved["history"]["evaluations"])
+            state.load_state_dict(saved)
+            break
+        way_on = f"goes on from iteration {state.history.iteration}"
+        if not state.history.iteration:
+            way_on = "starts anew"
+        for line in damaged:
+            _LOG.warning("%s, the run %s", line, way_on)
+
+    def _check(self, path: Path, training: dict[str, Any], digest: str, scores: Any) -> None:
+        if changed := differences(training, self.training):
             raise UserError(
-                f"{self.path}: is the checkpoint of another cell (digest {digest[:12]}, here "
-                f"{self.digest[:12]}); delete it or choose another --out"
+                f"{path}: is the checkpoint of another cell, it differs in {changed}; delete it or "
+                "choose another --out"
             )
-        state.load_state_dict(saved)
+        if digest != self.digest and scores:
+            raise UserError(
+                f"{path}: holds scores of iteration {min(scores)} on domains that have changed "
+                "since; restore their files, or delete it to train anew"
+            )
 
     def remove(self) -> None:
-        """Delete the file, if there is one."""
-        self.path.unlink(missing_ok=True)
+        """Delete the files, if there are any."""
+        for path in (self.path, *self._beside):
+            path.unlink(missing_ok=True)
+
+
+_UNREADABLE = (
+    *(OSError, EOFError, RuntimeError, KeyError, TypeError),
+    *(pickle.UnpicklingError, zipfile.BadZipFile),
+)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint file, whose checksums torch itself does not look at."""
+    with zipfile.ZipFile(path) as file:
+        if damaged := file.testzip():
+            raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 class NotFinite(Exception):
@@ -259,8 +301,8 @@ def train(
 
     Raises:
         NotFinite: the loss or a trained parameter is NaN or infinite.
-        UserError: the checkpoint belongs to another cell, cannot be written, or is not seen by
-            every process.
+        UserError: the checkpoint belongs to another cell or holds scores of other data, cannot be
+            written, or is not seen by every process.
     """
     state, recipe = training.state, training.recipe
     scored_at = {*recipe.evaluate_at, recipe.iterations}

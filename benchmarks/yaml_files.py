@@ -10,6 +10,7 @@ import math
 import re
 import types
 import typing
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -230,6 +231,27 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Keys under which two nested mappings differ, such as "engine, recipe.lr"; "" if they agree.
+
+    At most three are named.
+    """
+    keys = list(_differing(one, other))
+    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in sorted(one.keys() | other.keys()):
+        mine, its = one.get(key, _ABSENT), other.get(key, _ABSENT)
+        if isinstance(mine, Mapping) and isinstance(its, Mapping):
+            yield from _differing(mine, its, f"{prefix}{key}.")
+        elif mine != its:
+            yield f"{prefix}{key}"
+
+
+_ABSENT = object()
 
 
 def digest_of(value: Any) -> str:

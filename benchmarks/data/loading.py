@@ -89,6 +89,28 @@ def _whole(sample: Any) -> Any:
     return sample
 
 
+_ENDS = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
+_TAIL = 65536  # bytes at the end of a file in which its end mark is looked for
+
+
+def header_size(file: Path) -> tuple[int, int]:
+    """(height, width) as the header of an image file says; one without its end is decoded whole.
+
+    Raises:
+        UserError: missing, no image, or cut off.
+    """
+    try:
+        with file.open("rb") as opened:
+            width, height = Image.open(opened).size
+            opened.seek(max(0, opened.seek(0, 2) - _TAIL))
+            ended = _ENDS.get(file.suffix.lower(), b"") in opened.read()
+    except _UNREADABLE as error:
+        raise UserError(f"{file}: cannot be decoded ({error}); copy or unpack it again") from error
+    if not ended:
+        decoded(file)
+    return height, width
+
+
 def decoded(file: Path, convert: str | None = None) -> Image.Image:
     """An image file, completely read.
 

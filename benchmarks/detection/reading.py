@@ -20,9 +20,9 @@ from PIL import Image, ImageDraw
 
 from benchmarks.data.cards import Boxes, Card, load_card
 from benchmarks.data.files import Pair, evaluation_part, training_part
-from benchmarks.data.loading import decoded
+from benchmarks.data.loading import decoded, header_size
 from benchmarks.errors import UserError, closest
-from benchmarks.protocol import Domain
+from benchmarks.protocol import Domain, Protocol
 
 Rule = Literal["keep", "drop"]
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -121,6 +121,16 @@ def read_objects(pair: Pair, card: Card) -> Objects:
     if card.boxes.encoding == "voc_xml":
         return read_voc(pair.label, card.classes)
     return read_cityscapes(pair.label, card.boxes)
+
+
+def check_data(protocol: Protocol, root: Path) -> None:
+    """See `Task.check_data`."""
+    for domain in (*protocol.source, *protocol.scored_domains):
+        card = load_card(domain.card, "boxes")
+        part = training_part if domain in protocol.source else evaluation_part
+        for pair in part(domain, _pairs(domain, card, root), root / card.folder):
+            if header_size(pair.image) != read_objects(pair, card).size:
+                read_pair(pair, card)
 
 
 def read_pair(pair: Pair, card: Card) -> tuple[np.ndarray, Objects]:

@@ -9,9 +9,10 @@ from benchmarks.data.cards import classes_of
 from benchmarks.detection import engines
 from benchmarks.detection.data import batches
 from benchmarks.detection.evaluate import evaluate
+from benchmarks.detection.reading import check_data
 from benchmarks.detection.settings import DetectionProtocol
 
-__all__ = ["batches", "build", "evaluate"]
+__all__ = ["batches", "build", "check_data", "evaluate"]
 
 
 def build(protocol: DetectionProtocol) -> nn.Module:

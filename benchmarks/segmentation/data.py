@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from benchmarks.data.cards import IGNORE, OUTSIDE, Card, load_card
 from benchmarks.data.files import Pair, evaluation_part, training_part
-from benchmarks.data.loading import Order, decoded, loaded
+from benchmarks.data.loading import Order, decoded, header_size, loaded
 from benchmarks.data.transforms import normalise, resize_to
 from benchmarks.distributed import WHOLE, Batch, Shard
 from benchmarks.errors import UserError
@@ -46,6 +46,16 @@ def evaluation_pairs(domain: Domain, root: Path) -> list[Pair]:
     """
     card = load_card(domain.card, "label")
     return evaluation_part(domain, card.pairs(root, domain.split), root / card.folder)
+
+
+def check_data(protocol: Protocol, root: Path) -> None:
+    """See `Task.check_data`."""
+    parts = [(domain, training_pairs(domain, root)) for domain in protocol.source]
+    parts += [(domain, evaluation_pairs(domain, root)) for domain in protocol.scored_domains]
+    for domain, pairs in parts:
+        for pair in pairs:
+            if header_size(pair.image) != header_size(pair.label):
+                read_pair(pair, load_card(domain.card, "label"))
 
 
 def read_pair(

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy_task import FakeTask, cell_of, files, numbers, protocol
+from toy_task import FakeTask, cell_of, files, numbers, protocol, take_place
 
 from baselines import METHODS
-from benchmarks import run, tasks
+from benchmarks import run
 from benchmarks.cell import make_cell
 from benchmarks.errors import UserError
 from benchmarks.record import Record
@@ -25,7 +25,7 @@ def _deterministic_only_here():
 @pytest.fixture
 def task(monkeypatch):
     module = FakeTask("fake_task")
-    monkeypatch.setattr(tasks, "task_of", lambda _: module)
+    take_place(module, monkeypatch)
     return module
 
 

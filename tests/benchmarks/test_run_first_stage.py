@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from toy_records import build as built
 from toy_records import toy_record
-from toy_task import FakeTask, cell_of
+from toy_task import FakeTask, cell_of, take_place
 
-from benchmarks import run, tasks
+from benchmarks import run
 from benchmarks.cell import Cell, first_stage_record, prepare
 from benchmarks.errors import UserError
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def task(monkeypatch: pytest.MonkeyPatch):
     module = FakeTask("fake_task")
-    monkeypatch.setattr(tasks, "task_of", lambda _: module)
+    take_place(module, monkeypatch)
     monkeypatch.setattr("benchmarks.cell.fingerprints", lambda *_: {"gtav": "f00d"})
     yield module
     torch.use_deterministic_algorithms(False)

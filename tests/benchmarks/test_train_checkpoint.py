@@ -1,8 +1,9 @@
 import logging
+import zipfile
 
 import pytest
 import torch
-from toy_training import Killed, assert_same_bits, recipe, run
+from toy_training import STEPS, Killed, assert_same_bits, recipe, run
 
 from benchmarks.errors import UserError
 
@@ -12,8 +13,42 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_a_checkpoint_of_another_cell_is_refused(tmp_path):
     with pytest.raises(Killed):
         run(tmp_path, recipe(), dies_at=6)
-    with pytest.raises(UserError, match="is the checkpoint of another cell"):
-        run(tmp_path, recipe(), digest="b")
+    with pytest.raises(UserError, match="another cell, it differs in lr;"):
+        run(tmp_path, recipe(), lr=2)
+
+
+def test_repaired_data_of_a_scored_domain_keeps_finished_training(tmp_path):
+    whole = run(tmp_path / "whole", recipe())
+    with pytest.raises(Killed):
+        run(tmp_path, recipe(), dies_scoring=STEPS)
+    state, history, calls = run(tmp_path, recipe(), digest="repaired", dies_at=STEPS - 1)
+    assert calls == [STEPS]
+    assert_same_bits(whole, (state, history, calls))
+
+
+def test_scores_of_data_that_changed_since_are_refused(tmp_path):
+    ours = recipe(evaluate_at=(2,))
+    with pytest.raises(Killed):
+        run(tmp_path, ours, dies_at=6)
+    with pytest.raises(UserError, match="scores of iteration 2 on domains that have changed since"):
+        run(tmp_path, ours, digest="changed")
+
+
+@pytest.mark.parametrize("place", [0.2, 0.4, 0.6, 0.8, 0.95])
+def test_a_flipped_bit_is_seen_and_the_checkpoint_before_it_taken(place, tmp_path, caplog):
+    whole = run(tmp_path / "whole", recipe())
+    with pytest.raises(Killed):
+        run(tmp_path, recipe(), dies_at=10)
+    path = tmp_path / "seed0.checkpoint"
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as file:
+        tensor = max(file.infolist(), key=lambda item: item.file_size)
+    data = tensor.header_offset + 30 + len(tensor.filename)
+    content[-(-data // 64) * 64 + int(place * tensor.file_size)] ^= 16
+    path.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        assert_same_bits(whole, run(tmp_path, recipe()))
+    assert "goes on from iteration 4" in caplog.text
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", None])

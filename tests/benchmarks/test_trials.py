@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from toy_records import FINGERPRINTS, build, toy_protocol, toy_record, toy_table
-from toy_task import FakeTask
+from toy_task import FakeTask, take_place
 from toy_task import protocol as task_protocol
 
-from benchmarks import run, tasks, trials
+from benchmarks import run, trials
 from benchmarks.cell import make_cell
 from benchmarks.errors import UserError
 from benchmarks.protocol import Mode
@@ -155,7 +155,7 @@ def test_a_run_keeps_its_budget_and_another_record_has_no_word_of_it(
     summary, tmp_path, monkeypatch, one_thread
 ) -> None:
     task = FakeTask("fake_task")
-    monkeypatch.setattr(tasks, "task_of", lambda _: task)
+    take_place(task, monkeypatch)
     plain = task_protocol()
     protocol = tuned(summary, rows("lora", 3, plain), plain)
     cell = cell_of(protocol)

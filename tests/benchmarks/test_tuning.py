@@ -43,6 +43,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         assert list(protocol.scored["target"]) == []
         return FINGERPRINTS
 
+    monkeypatch.setattr("benchmarks.segmentation.task.check_data", lambda *_: None)
     monkeypatch.setattr("benchmarks.cell.fingerprints", fingerprints)
     monkeypatch.setattr("benchmarks.run.run_cell", toy_tune.trained)
     monkeypatch.setattr("benchmarks.protocol.TRIALS", str(tmp_path / "trials"))

@@ -7,9 +7,9 @@ import pytest
 import torch
 from paths import ROOT
 from torch import nn
-from toy_task import FakeTask, protocol
+from toy_task import FakeTask, protocol, take_place
 
-from benchmarks import run, tasks
+from benchmarks import run
 from benchmarks.__main__ import app
 from benchmarks.cell import Cell, make_cell
 from benchmarks.conformance.check import KINDS, check_method
@@ -44,7 +44,7 @@ def test_example_trains_what_the_text_says(
     cell: Cell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     task = FakeTask("fake_task")
-    monkeypatch.setattr(tasks, "task_of", lambda _: task)
+    take_place(task, monkeypatch)
     adapted = run.build(cell, task)
     backbone: nn.Module = adapted.model.backbone
     before = {name: value.detach().clone() for name, value in backbone.named_parameters()}
@@ -64,7 +64,7 @@ def test_example_goes_through_a_run(
     cell: Cell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     task = FakeTask("fake_task")
-    monkeypatch.setattr(tasks, "task_of", lambda _: task)
+    take_place(task, monkeypatch)
     record = run.run_cell(cell, tmp_path, tmp_path)
     torch.use_deterministic_algorithms(False)
     assert (record.status, record.label) == ("done", "my_method.MyMethod")

@@ -91,6 +91,9 @@ class FakeTask(ModuleType):
             label = torch.from_numpy(rng.integers(3, size=2))
             yield {"image": image / (0 if iteration == self.poison else 1), "label": label}
 
+    def check_data(self, protocol, data_root):
+        pass
+
     def domains(self, protocol):
         return [*protocol.validation, *protocol.targets]
 
@@ -123,13 +126,21 @@ def numbers(record):
 
 
 def files(folder):
-    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+    """Names of the files below a folder, a checkpoint and the one before it counted once."""
+    names = {path.name.removesuffix(".previous") for path in folder.rglob("*") if path.is_file()}
+    return sorted(names)
+
+
+def take_place(task: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every protocol is of this task, which reads no files."""
+    monkeypatch.setattr(tasks, "task_of", lambda _: task)
+    monkeypatch.setattr(run, "_check_unchanged", lambda *_: None)
 
 
 def uninterrupted(cell: Cell, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Record:
     """What `toy_runs.trains` comes to in one go."""
     task = FakeTask("fake_task")
-    monkeypatch.setattr(tasks, "task_of", lambda _: task)
+    take_place(task, monkeypatch)
     record = run.run_cell(cell, folder / "alone", folder)
     torch.use_deterministic_algorithms(False)
     return record

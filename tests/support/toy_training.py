@@ -73,14 +73,14 @@ def score(training, calls=None, dies_at=None):
     return evaluate
 
 
-def run(folder, ours, *, digest="a", dies_at=None, dies_scoring=None, poison=None, **options):
+def run(folder, ours, *, lr=1, digest="a", dies_at=None, dies_scoring=None, poison=None, **options):
     training = make(ours, **options)
     calls = []
     history = train(
         training,
         lambda first: batches(first, dies_at=dies_at, poison=poison),
         score(training, calls, dies_scoring),
-        Checkpoint(folder / "seed0.checkpoint", digest),
+        Checkpoint(folder / "seed0.checkpoint", {"lr": lr}, digest),
     )
     return training.state, history, calls
 

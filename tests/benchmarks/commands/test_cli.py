@@ -40,6 +40,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
 
     toy_table(tmp_path)
     write_toy_records(tmp_path / "records", toy_records())
+    monkeypatch.setattr("benchmarks.segmentation.task.check_data", lambda *_: None)
     monkeypatch.setattr("benchmarks.cell.fingerprints", fingerprints)
     monkeypatch.setattr("benchmarks.run.run_cell", toy_runs.quick)
     return {
@@ -224,6 +225,7 @@ def test_run_of_another_cell_at_the_same_path_is_refused(
 ) -> None:
     base = ["run", toy["protocol"], "lora", "--data-root", toy["root"], "--out", toy["root"] / "r"]
     assert command(*base)[0] == 0
+    monkeypatch.setattr("benchmarks.segmentation.task.check_data", lambda *_: None)
     monkeypatch.setattr("benchmarks.cell.fingerprints", lambda *_: {"gtav": "other"})
     code, _, err = command(*base)
     assert code == 2

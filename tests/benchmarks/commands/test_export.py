@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_vits import build_vit
 from torch import nn
-from toy_task import BACKBONE, FakeTask
+from toy_task import BACKBONE, FakeTask, take_place
 from toy_task import protocol as toy_protocol
 
 from baselines import METHODS
 from benchmarks import __main__ as command_line
-from benchmarks import run, tasks
+from benchmarks import run
 from benchmarks.artifacts import load_trained
 from benchmarks.backbones import load_backbone
 from benchmarks.cell import make_cell
@@ -150,7 +150,7 @@ class Mine(LoRA):
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Trains a cell on the toy task, on a backbone from a file; returns the record's path."""
     task = FakeTask("fake_task")
-    monkeypatch.setattr(tasks, "task_of", lambda _: task)
+    take_place(task, monkeypatch)
     toy = toy_protocol()
     torch.manual_seed(5)
     vit = load_backbone(toy.backbone)

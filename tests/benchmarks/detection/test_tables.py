@@ -151,6 +151,7 @@ def test_compare_says_the_engine_and_sets_the_row_beside_the_baselines_of_table_
     for record in records():
         folder = reference / record.protocol / record.placement / record.label
         record.write(folder / f"seed{record.seed}.json")
+    monkeypatch.setattr("benchmarks.detection.task.check_data", lambda *_: None)
     monkeypatch.setattr("benchmarks.cell.fingerprints", lambda *_: {"night_clear": "f00d"})
     monkeypatch.setattr("benchmarks.run.run_cell", toy_compare.detected)
     monkeypatch.setattr(check, "KINDS", ("class token",))

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -38,6 +39,11 @@ def _deterministic_only_here():
 def _without_detectron2(request, monkeypatch):
     if not request.node.get_closest_marker("detectron2"):
         monkeypatch.setattr(engines, "_is_here", lambda: False)
+
+
+@pytest.fixture(autouse=True)
+def _cells_here_name_no_data(monkeypatch):
+    monkeypatch.setattr(run, "_check_unchanged", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -251,3 +257,14 @@ def test_segmentation_cells_know_nothing_of_detection():
     shared = {"name", "version", "task", "backbone", "head", "source", "validation", "targets"}
     assert set(cell.resolved["protocol"]) == shared | {"input", "augment", "window"}
     assert digest_of(cell.resolved) == cell.digest
+
+
+@pytest.mark.parametrize("end", [b"\xff\xd9", b"</annotation>"])
+def test_a_scored_file_without_its_end_is_met_before_training(end, worlds, tmp_path):
+    root = tmp_path / "worlds"
+    shutil.copytree(worlds, root)
+    part = "images" if end == b"\xff\xd9" else "labels"
+    file = load_card("sdgod").path(root, "night_clear", part, name="night_clear-0001")
+    file.write_bytes(file.read_bytes()[: -len(end) - 200])
+    with pytest.raises(UserError, match=file.name):
+        task.check_data(protocol(), root)

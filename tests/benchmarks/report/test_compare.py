@@ -109,6 +109,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     toy_table(tmp_path)
     (tmp_path / "mine.py").write_text(METHOD)
     write(tmp_path, [record for record in toy_records() if record.label != "soma"])
+    monkeypatch.setattr("benchmarks.segmentation.task.check_data", lambda *_: None)
     monkeypatch.setattr("benchmarks.cell.fingerprints", lambda *_: FINGERPRINTS)
     monkeypatch.setattr("benchmarks.run.run_cell", toy_compare.scored)
     monkeypatch.setattr(check, "KINDS", ("class token",))
@@ -251,6 +252,7 @@ def test_without_baselines_there_is_nothing_to_compare_with(toy: Path, compare) 
 
 
 def test_other_data_here_are_refused(toy: Path, compare, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.segmentation.task.check_data", lambda *_: None)
     monkeypatch.setattr(
         "benchmarks.cell.fingerprints", lambda *_: FINGERPRINTS | {"bdd100k": "other"}
     )
@@ -273,6 +275,7 @@ def test_failed_property_stops_before_training(
     toy: Path, compare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
+    monkeypatch.setattr("benchmarks.segmentation.task.check_data", lambda *_: None)
     monkeypatch.setattr("benchmarks.cell.fingerprints", lambda *_: FINGERPRINTS)
     monkeypatch.setattr("benchmarks.run.run_cell", toy_compare.scored)
     monkeypatch.setattr(check, "KINDS", ("class token",))
