@@ -117,6 +117,7 @@ class HFPeft(Method):
             plain[name] = linear_of(weight, None if bias is None else bias.detach(), like=layer)
         for name, linear in plain.items():
             replace_module(vit, name, linear)
+        super().fold(vit)
 
     def decay(self, name: str) -> str:
         """To zero, the practice with peft, but for gains."""

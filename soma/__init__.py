@@ -6,12 +6,13 @@ adapt(SoMA(rank=16), vit)   # the parameters that learn now require gradients
 """
 
 from soma.backbone import merge_qkv, split_qkv
-from soma.checkpoint import load_adapter, save_adapter
+from soma.checkpoint import AdapterError, load_adapter, save_adapter
 from soma.low_rank import LowRank, LowRankLinear
 from soma.method import Method, NotApplicable, NotFoldable, adapt
 from soma.soma import SoMA
 
 __all__ = [
+    "AdapterError",
     "LowRank",
     "LowRankLinear",
     "Method",

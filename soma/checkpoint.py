@@ -8,22 +8,29 @@ would not do: its signs, and its basis where singular values repeat, depend on l
 import json
 import os
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from soma.backbone import fingerprint, head_names
 from soma.low_rank import LowRankLinear
-from soma.method import Method, adapt
+from soma.method import Adaptation, Method, NotApplicable, adapt_as_noted, adaptation_of
+
+
+class AdapterError(ValueError):
+    """An adapter file that cannot be read, or is not of this method on this backbone."""
 
 
 def adapter_state(vit: nn.Module) -> dict[str, Tensor]:
     """Name -> tensor of what differs from the pretrained weights, sharing their memory."""
     frozen = {name for name, p in vit.named_parameters() if not p.requires_grad}
-    return {name: value for name, value in vit.state_dict().items() if name not in frozen}
+    left_out = frozen | head_names(vit)
+    return {name: value for name, value in vit.state_dict().items() if name not in left_out}
 
 
 def save_adapter(
@@ -35,26 +42,37 @@ def save_adapter(
 ) -> None:
     """Write the adapter of an adapted, unfolded backbone; whole or not at all.
 
+    The file names the method with its fields, and holds fingerprints of the pretrained weights and
+    of all tensors in it, which are compared on loading.
+
     Args:
         vit: the backbone after `adapt`.
         path: a safetensors file.
-        method: what it was adapted with. Its fields go into the file and are compared on loading.
+        method: what it was adapted with, to be sure of it.
         extra: further tensors for the same file, a head's for instance, under other names than the
             adapter's.
 
     Raises:
-        ValueError: a name in `extra` is one of the adapter's.
+        AdapterError: the backbone is not adapted.
+        ValueError: it is adapted with another method, or a name in `extra` is one of the adapter's.
     """
-    path = Path(path)
+    adaptation: Adaptation | None = getattr(vit, "adaptation", None)
+    if adaptation is None:
+        raise AdapterError(f"{path}: the backbone is not adapted, so there is no adapter to save")
+    if method is not None:
+        _require_same_method(adaptation.method, method.described(vit))
     tensors = adapter_state(vit)
     if both := tensors.keys() & (extra or {}).keys():
         raise ValueError(f"extra: {min(both)} is a tensor of the adapter")
-    metadata = {"adapter": json.dumps(sorted(tensors))}
-    if method is not None:
-        metadata["method"] = _describe(method, vit)
-    if backbone := getattr(vit, "weights_sha256", None):
-        metadata["weights_sha256"] = backbone
-    write_tensors(path, tensors | dict(extra or {}), metadata)
+    everything = tensors | dict(extra or {})
+    about = {
+        "method": adaptation.method,
+        "weights": adaptation.weights,
+        "content": fingerprint(everything),
+        "tensors": sorted(tensors),
+    }
+    # One entry: safetensors writes several in another order each time.
+    write_tensors(Path(path), everything, {"adapter": json.dumps(about)})
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
@@ -78,51 +96,97 @@ def load_adapter(method: Method, vit: nn.Module, path: str | Path) -> Method:
         The method with `start_block` as an index, as `adapt` does.
 
     Raises:
-        ValueError: another method, other fields, another backbone, or a file that is no adapter.
+        AdapterError: another method, other fields, another backbone, or a file that is missing,
+            damaged or no adapter; the backbone is unchanged then.
     """
-    with safe_open(str(path), framework="pt") as file:
-        metadata = file.metadata() or {}
-        if "adapter" not in metadata:
-            raise ValueError(f"{path}: not written by save_adapter")
-        _compare(path, "method", metadata.get("method"), _describe(method, vit))
-        backbone = getattr(vit, "weights_sha256", None)
-        _compare(path, "backbone", metadata.get("weights_sha256"), backbone)
-        tensors = {name: file.get_tensor(name) for name in json.loads(metadata["adapter"])}
+    saved, tensors = _read(path)
     try:
-        return apply_adapter(method, vit, tensors)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        note = adaptation_of(method, vit)
+        _require_same_method(saved.method, note.method)
+        if saved.weights != note.weights:
+            raise ValueError(
+                f"made on pretrained weights {saved.weights[:12]}..., this backbone holds "
+                f"{note.weights[:12]}...; load those weights, and split q, k and v, before the "
+                "adapter"
+            )
+        with _unchanged_on_error(vit):
+            placed = adapt_as_noted(method, vit, note, empty=True)
+            _fill(vit, tensors)
+    except (NotApplicable, ValueError) as error:
+        raise AdapterError(f"{path}: {error}") from None
+    return placed
 
 
-def apply_adapter(method: Method, vit: nn.Module, tensors: Mapping[str, Tensor]) -> Method:
-    """Adapt a backbone that holds its pretrained weights with what `adapter_state` gave.
+def _read(path: str | Path) -> tuple[Adaptation, dict[str, Tensor]]:
+    """What a file says of its adapter, and the adapter's tensors."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            about = json.loads((file.metadata() or {})["adapter"])
+            everything = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        saved, content = Adaptation(about["method"], about["weights"]), about["content"]
+        names = list(about["tensors"])
+    except (KeyError, TypeError, json.JSONDecodeError):
+        raise AdapterError(f"{path}: not written by save_adapter") from None
+    except OSError as error:
+        raise AdapterError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except SafetensorError as error:
+        raise AdapterError(f"{path}: damaged, or no safetensors file ({error})") from None
+    if content != fingerprint(everything) or not everything.keys() >= set(names):
+        raise AdapterError(f"{path}: damaged, its tensors are not those that were saved")
+    tensors = {name: everything[name] for name in names}
+    if broken := [name for name, value in tensors.items() if not value.isfinite().all()]:
+        raise AdapterError(f"{path}: {broken[0]} is not finite (NaN or infinite)")
+    return saved, tensors
 
-    Returns:
-        The method with `start_block` as an index, as `adapt` does.
 
-    Raises:
-        ValueError: the tensors are not those of this method on this backbone.
-    """
-    placed = adapt(method, vit, empty=True)
-    expected = adapter_state(vit)
-    if differing := sorted(tensors.keys() ^ expected.keys()):
+def _fill(vit: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put the values of `adapter_state` into a backbone that was adapted without any."""
+    state, expected = vit.state_dict(), adapter_state(vit)
+    # What the user let learn besides is loaded too.
+    if differing := sorted((expected.keys() - tensors) | (tensors.keys() - state.keys())):
         raise ValueError(f"the adapter does not fit the method: they differ in {differing[0]}")
     for name, value in tensors.items():
-        if value.shape != expected[name].shape:
-            shapes = f"{tuple(value.shape)}, the method's {tuple(expected[name].shape)}"
+        if value.shape != state[name].shape:
+            shapes = f"{tuple(value.shape)}, the method's {tuple(state[name].shape)}"
             raise ValueError(f"the adapter's {name} has shape {shapes}")
     vit.load_state_dict(dict(tensors), strict=False)
     for module in vit.modules():
         if isinstance(module, LowRankLinear):
             module.subtract_start()  # of the values just read: the empty ones were zero
-    return placed
 
 
-def _describe(method: Method, vit: nn.Module) -> str:
-    placed = method.placed(vit)
-    return json.dumps({"class": type(method).__name__, **asdict(placed)}, sort_keys=True)
+@contextmanager
+def _unchanged_on_error(vit: nn.Module) -> Iterator[None]:
+    """Modules, hooks, tensors and what learns are as before where the block raises."""
+    modules = [
+        (module, {k: v.copy() if isinstance(v, dict) else v for k, v in vars(module).items()})
+        for module in vit.modules()
+    ]
+    tensors = [
+        (tensor, tensor.data, tensor.detach().clone(), tensor.requires_grad)
+        for tensor in (*vit.parameters(), *vit.buffers())
+    ]
+    try:
+        yield
+    except BaseException:
+        for module, attributes in modules:
+            vars(module).clear()
+            vars(module).update(attributes)
+        for tensor, memory, values, learns in tensors:
+            memory.copy_(values)
+            tensor.data = memory
+            tensor.requires_grad_(learns)
+        raise
 
 
-def _compare(path: str | Path, what: str, saved: str | None, given: str | None) -> None:
-    if saved and given and saved != given:
-        raise ValueError(f"{path}: saved with {what} {saved}, not {given}")
+def _require_same_method(saved: str, given: str) -> None:
+    if saved != given:
+        then, now = json.loads(saved), json.loads(given)
+        kinds = f"{then['class']} with {_difference(then, now)}"
+        raise ValueError(f"saved with {kinds}, not {now['class']} with {_difference(now, then)}")
+
+
+def _difference(fields: dict[str, Any], other: dict[str, Any]) -> str:
+    """The fields that another method has not, or has with other values."""
+    differing = [f"{k} {v}" for k, v in fields.items() if k != "class" and other.get(k) != v]
+    return ", ".join(differing) or "the same fields"

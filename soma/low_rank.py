@@ -237,6 +237,7 @@ class LowRank(Method):
         for name, module in list(vit.named_modules()):
             if isinstance(module, LowRankLinear):
                 replace_module(vit, name, module.folded())
+        super().fold(vit)
 
     def decay(self, name: str) -> str:
         """As the field says for factors; a magnitude does not decay, that would shrink outputs."""

@@ -1,17 +1,38 @@
 """What a method of adaptation is, and how it is applied to a backbone."""
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar, Self
 
 from torch import nn
 
-from soma.backbone import NotApplicable, comes_before, depth, provides
+from soma.backbone import (
+    NotApplicable,
+    comes_before,
+    depth,
+    fingerprint,
+    head_names,
+    provides,
+)
 
-__all__ = ["Method", "NotApplicable", "NotFoldable", "adapt"]
+__all__ = ["Adaptation", "Method", "NotApplicable", "NotFoldable", "adapt"]
 
 
 class NotFoldable(Exception):
     """The adapted backbone has no plain form; the message says why."""
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What `adapt` notes in the backbone's attribute `adaptation`; copies and pickles carry it.
+
+    Attributes:
+        method: class and fields, as JSON.
+        weights: fingerprint of the pretrained weights, the classifier's left out.
+    """
+
+    method: str
+    weights: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +95,20 @@ class Method:
     def fold(self, vit: nn.Module) -> None:
         """Turn the adapted backbone back into a plain one with the keys it had, in place.
 
+        A method that overrides it calls it at the end: the backbone can be adapted again then.
+
         Raises:
             NotFoldable: there is no plain form.
         """
-        if type(self).attach is not Method.attach:
+        if type(self).fold is Method.fold and type(self).attach is not Method.attach:
             raise NotFoldable(f"{type(self).__name__} adds modules and defines no fold")
+        vit.__dict__.pop("adaptation", None)
+
+    def described(self, vit: nn.Module) -> str:
+        """Class and fields as JSON, `start_block` as an index for this backbone."""
+        kind = f"{type(self).__module__}.{type(self).__qualname__}"
+        fields = asdict(self.placed(vit))
+        return json.dumps({"class": kind, **fields}, sort_keys=True, default=repr)
 
     def decay(self, name: str) -> str:
         """Where weight decay pulls the parameter: "to_zero", "none" or "to_init".
@@ -91,7 +121,8 @@ class Method:
 def adapt(method: Method, vit: nn.Module, *, empty: bool = False) -> Method:
     """Attach the method and decide what learns; call it after the pretrained weights are in.
 
-    New parameters learn. Pretrained ones learn where the method says so, from `start_block` on.
+    New parameters learn. Pretrained ones learn where the method says so, from `start_block` on. A
+    classifier stays as it is.
     Random draws come from torch's global generator: seed it before. `empty` leaves out the
     initialisation, for values that come from a file.
 
@@ -100,16 +131,36 @@ def adapt(method: Method, vit: nn.Module, *, empty: bool = False) -> Method:
 
     Raises:
         NotApplicable: the backbone lacks what the method needs; it is unchanged then.
-        ValueError: a field does not fit this backbone.
+        ValueError: a field does not fit this backbone, or the backbone is adapted already.
     """
+    return adapt_as_noted(method, vit, adaptation_of(method, vit), empty=empty)
+
+
+def adaptation_of(method: Method, vit: nn.Module) -> Adaptation:
+    """What `adapt` notes: the method as placed, and the weights as they are now.
+
+    Raises:
+        ValueError: a field does not fit this backbone, or the backbone is adapted already.
+    """
+    if earlier := getattr(vit, "adaptation", None):
+        kind = json.loads(earlier.method)["class"]
+        raise ValueError(f"the backbone is adapted already, by {kind}; start from a fresh one")
     if missing := method.needs - provides(vit):
         raise NotApplicable(f"{type(vit).__name__} does not provide {', '.join(sorted(missing))}")
+    head = head_names(vit)
+    weights = {name: value for name, value in vit.state_dict().items() if name not in head}
+    return Adaptation(method.described(vit), fingerprint(weights))
+
+
+def adapt_as_noted(method: Method, vit: nn.Module, note: Adaptation, *, empty: bool) -> Method:
+    """As `adapt`, with what `adaptation_of` gave for the same method and backbone."""
     placed = method.placed(vit)
     start = placed.first_block(vit)
-    pretrained = {name for name, _ in vit.named_parameters()}
+    head, pretrained = head_names(vit), {name for name, _ in vit.named_parameters()}
     (placed.attach_empty if empty else placed.attach)(vit)
+    vit.adaptation = note
     for name, parameter in vit.named_parameters():
-        new = name not in pretrained
-        learns = new or (placed.trains(name) and not comes_before(vit, name, start))
-        parameter.requires_grad_(learns)
+        if name not in head:
+            learns = placed.trains(name) and not comes_before(vit, name, start)
+            parameter.requires_grad_(learns or name not in pretrained)
     return placed

@@ -196,6 +196,7 @@ class Spectral(Method):
         for name, module in list(vit.named_modules()):
             if isinstance(module, SpectralLinear):
                 replace_module(vit, name, module.folded())
+        super().fold(vit)
 
     def decay(self, name: str) -> str:
         """Scales and shifts do not decay: towards zero a scale would delete its component."""

@@ -1,15 +1,17 @@
 """What every method must do; the general part is `python -m benchmarks check`."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from baselines import METHODS
-from benchmarks.conformance.check import KINDS, PROPERTIES, check_method
-from soma import Method, adapt
+from benchmarks.conformance.check import KINDS, PROPERTIES, build_vit, check_method
+from soma import AdapterError, Method, adapt, load_adapter, save_adapter
 
 Build = Callable[..., nn.Module]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -213,3 +215,21 @@ def test_folding_is_refused_by_methods_that_add_modules_only(case: str) -> None:
     (fold,) = findings[1:]
     refuses = case.startswith(("vpt", "adaptformer", "rein"))
     assert fold.verdict == ("n/a" if refuses else "pass"), fold.measured
+
+
+@pytest.mark.parametrize("case", METHODS)
+def test_an_adapter_is_refused_on_other_weights(case: str, tmp_path: Path) -> None:
+    name, values = CASES[case]
+    vit, path = build_vit(KINDS[0]), tmp_path / "adapter.safetensors"
+    method = adapt(METHODS[name](**values), vit)
+    save_adapter(vit, path, method)
+    other = build_vit(KINDS[0])
+    other.blocks[1].mlp.fc2.weight.data *= 1.01
+    before, modules = copy.deepcopy(other.state_dict()), str(other)
+    with pytest.raises(AdapterError, match="made on pretrained weights"):
+        load_adapter(method, other, path)
+    after = other.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert str(other) == modules
+    load_adapter(method, build_vit(KINDS[0]), path)

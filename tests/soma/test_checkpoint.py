@@ -1,13 +1,15 @@
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save
 from torch import nn
 
-from soma import SoMA, adapt, load_adapter, save_adapter
+from soma import AdapterError, SoMA, adapt, load_adapter, save_adapter
 from soma import initialise as soma_initialise
 
 Build = Callable[..., nn.Module]
@@ -67,32 +69,147 @@ def test_extra_tensors_are_left_to_the_caller(trained, small_vit: Build, tmp_pat
         save_adapter(vit, path, method, extra={"blocks.3.attn.proj.bias": torch.ones(2)})
 
 
-@pytest.mark.parametrize("described", [True, False])
-def test_another_method_is_refused(trained, small_vit: Build, tmp_path: Path, described) -> None:
+def unchanged(vit: nn.Module, plain: nn.Module) -> bool:
+    """Bit-equal tensors under the same names, nothing noted, hooked or learning that was not."""
+    state, expected = vit.state_dict(), plain.state_dict()
+    return (
+        list(state) == list(expected)
+        and all(torch.equal(state[name], value) for name, value in expected.items())
+        and [p.requires_grad for p in vit.parameters()]
+        == [p.requires_grad for p in plain.parameters()]
+        and [type(m) for m in vit.modules()] == [type(m) for m in plain.modules()]
+        and not hasattr(vit, "adaptation")
+        and not any(m._forward_hooks or m._forward_pre_hooks for m in vit.modules())
+    )
+
+
+class Elsewhere:
+    @dataclass(frozen=True, kw_only=True)
+    class SoMA(SoMA):
+        pass
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize(
+    ("other", "line"),
+    [
+        (SoMA(rank=3, alpha=3), "with rank 2, not soma.soma.SoMA with rank 3"),
+        (SoMA(rank=2, alpha=5), r"with alpha 3\.0, not soma.soma.SoMA with alpha 5\.0"),
+        (SoMA(rank=2, alpha=3, start_block=2), "with start_block 1, not .* start_block 2"),
+        (Elsewhere.SoMA(rank=2, alpha=3), r"soma\.soma\.SoMA with the same .*Elsewhere\.SoMA"),
+    ],
+)
+def test_another_method_is_refused(trained, small_vit: Build, tmp_path, given, other, line) -> None:
     method, vit = trained
     path = tmp_path / "adapter.safetensors"
-    save_adapter(vit, path, method if described else None)
-    for other in (SoMA(rank=3, alpha=3), SoMA(rank=2, alpha=3, start_block=2)):
-        with pytest.raises(ValueError, match=r"adapter\.safetensors"):
-            load_adapter(other, small_vit(), path)
-
-
-def test_another_backbone_is_refused(trained, small_vit: Build, tmp_path: Path) -> None:
-    method, vit = trained
-    vit.weights_sha256 = "aa"
-    save_adapter(vit, tmp_path / "adapter.safetensors", method)
+    save_adapter(vit, path, method if given else None)
     fresh = small_vit()
-    fresh.weights_sha256 = "bb"
-    with pytest.raises(ValueError, match="backbone aa, not bb"):
+    with pytest.raises(AdapterError, match=rf"adapter\.safetensors: saved with .*{line}"):
+        load_adapter(other, fresh, path)
+    assert unchanged(fresh, small_vit())
+    with pytest.raises(ValueError, match=line):
+        save_adapter(vit, path, other)
+
+
+def test_a_class_that_adds_other_tensors_than_it_did_is_refused(
+    small_vit: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vit, path = small_vit(), tmp_path / "adapter.safetensors"
+    method = adapt(SoMA(rank=2), vit)
+    save_adapter(vit, path)
+
+    def attach(self: SoMA, vit: nn.Module) -> None:
+        vit.blocks[0].attn.proj.weight.data.zero_()
+        vit.blocks[0].register_forward_hook(lambda *_: None)
+        vit.extra = nn.Linear(2, 2)
+
+    monkeypatch.setattr(SoMA, "attach_empty", attach)
+    fresh = small_vit()
+    with pytest.raises(AdapterError, match="does not fit the method: they differ in"):
+        load_adapter(method, fresh, path)
+    assert unchanged(fresh, small_vit())
+
+
+def test_a_backbone_that_differs_in_one_number_is_refused(
+    trained, small_vit: Build, tmp_path: Path
+) -> None:
+    method, vit = trained
+    save_adapter(vit, tmp_path / "adapter.safetensors")
+
+    def other() -> nn.Module:
+        fresh = small_vit()
+        fresh.blocks[2].mlp.fc1.weight.data[3, 4] += 1e-3
+        return fresh
+
+    fresh = other()
+    with pytest.raises(AdapterError, match=r"made on pretrained weights .* this backbone holds"):
         load_adapter(method, fresh, tmp_path / "adapter.safetensors")
+    assert unchanged(fresh, other())
 
 
-def test_other_files_are_refused(trained, small_vit: Build, tmp_path: Path) -> None:
-    from safetensors.torch import save_file
+def test_a_backbone_that_is_adapted_or_not_is_refused(
+    trained, small_vit: Build, tmp_path: Path
+) -> None:
+    method, vit = trained
+    path = tmp_path / "adapter.safetensors"
+    save_adapter(vit, path)
+    with pytest.raises(AdapterError, match=r"adapter\.safetensors: .* adapted already, by .*SoMA"):
+        load_adapter(method, vit, path)
+    with pytest.raises(AdapterError, match="not adapted"):
+        save_adapter(small_vit(), path)
 
-    save_file({"x": torch.ones(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="not written by save_adapter"):
-        load_adapter(trained[0], small_vit(), tmp_path / "other.safetensors")
+
+def flipped(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (lambda content: flipped(content, -9), "damaged, its tensors are not those"),
+        (lambda content: flipped(content, 20), ""),
+        (lambda content: content[:-10], "damaged, or no safetensors file"),
+        (lambda content: b"", "damaged, or no safetensors file"),
+        (lambda content: b"<html>log in</html>", "damaged, or no safetensors file"),
+        (lambda content: None, "cannot be read|No such file"),
+        (lambda content: save({"x": torch.ones(1)}), "not written by save_adapter"),
+        (lambda content: save({}, {"adapter": "[1]"}), "not written by save_adapter"),
+    ],
+)
+def test_other_and_damaged_files_are_refused(
+    trained, small_vit: Build, tmp_path: Path, damage, line
+) -> None:
+    method, vit = trained
+    path = tmp_path / "adapter.safetensors"
+    save_adapter(vit, path, extra={"head": torch.ones(9)})
+    content = damage(path.read_bytes())
+    path.unlink() if content is None else path.write_bytes(content)
+    fresh = small_vit()
+    with pytest.raises(AdapterError, match=rf"adapter\.safetensors: .*({line})"):
+        load_adapter(method, fresh, path)
+    assert unchanged(fresh, small_vit())
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_an_adapter_that_is_not_finite_is_refused(trained, small_vit, tmp_path, value) -> None:
+    method, vit = trained
+    vit.blocks[2].attn.proj.lora_b.data[1, 1] = value
+    save_adapter(vit, tmp_path / "adapter.safetensors")
+    fresh = small_vit()
+    with pytest.raises(AdapterError, match=r"blocks\.2\.attn\.proj\.lora_b is not finite"):
+        load_adapter(method, fresh, tmp_path / "adapter.safetensors")
+    assert unchanged(fresh, small_vit())
+
+
+def test_what_the_user_let_learn_besides_is_saved_and_loaded(
+    trained, small_vit: Build, tmp_path: Path
+) -> None:
+    method, vit = trained
+    vit.norm.weight.requires_grad_(True).data += 1
+    save_adapter(vit, tmp_path / "adapter.safetensors")
+    fresh = small_vit()
+    load_adapter(method, fresh, tmp_path / "adapter.safetensors")
+    assert torch.equal(fresh.norm.weight, vit.norm.weight)
 
 
 def test_a_failed_write_leaves_the_old_file(
