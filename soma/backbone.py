@@ -11,8 +11,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from soma.threads import side_by_side
-
 
 class NotApplicable(Exception):
     """The backbone lacks what the method needs; the message says what."""
@@ -141,20 +139,14 @@ def head_names(vit: nn.Module) -> frozenset[str]:
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 (hex) over names, types, shapes and bytes of tensors, in the order of their names.
 
-    About 1.5 GB/s and thread where the processor has instructions for it; as many threads as torch.
+    0.7 s for ViT-L in float32, on a processor with instructions for it.
     """
-    names = sorted(tensors)
-    whole = hashlib.sha256()
-    for name, digest in zip(names, side_by_side(_digest, map(tensors.get, names)), strict=True):
-        whole.update(f"{name} {digest} ".encode())
-    return whole.hexdigest()
-
-
-def _digest(tensor: Tensor) -> str:
-    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    if not tensor.is_meta and tensor.numel():
-        values = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(values.view(torch.uint8).numpy())  # numpy knows no bfloat16
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        if not tensor.is_meta and tensor.numel():
+            values = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(values.view(torch.uint8).numpy())  # numpy knows no bfloat16
     return digest.hexdigest()
 
 
