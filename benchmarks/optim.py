@@ -11,12 +11,20 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from timm import layers
 from torch import nn
 
 from benchmarks.protocol import Recipe
 
 DROP = 0.1  # factor on the learning rate at each milestone
-_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
+_NORMS = (
+    *(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm),
+    *(layers.RmsNorm, layers.RmsNorm2d, layers.SimpleNorm, layers.SimpleNorm2d),
+)
+# Of Mask2Former: the learnt features of the queries, and what tells the levels of the pixel decoder
+# apart, which is a bare parameter there.
+_QUERIES = "head.transformer.queries_features.weight"
+_LEVELS = "head.pixel_decoder.level_embed"
 
 
 def warm_up(iteration: int, warmup: int, start: float) -> float:
@@ -110,9 +118,9 @@ def make_optimizer(model: nn.Module, recipe: Recipe, rules: Mapping[str, str]) -
             `recipe.lr`.
         recipe: rates, betas, eps and weight decay.
         rules: full parameter name -> "to_zero", "none" or "to_init", where a method has its own
-            rule. Without one, parameters of norm layers, embeddings and level embeddings do not
-            decay (as in the official configs, of which some say `decay_query_features`); all
-            others, biases included, decay towards zero.
+            rule. Without one, parameters of norm layers and embeddings do not decay, unless the
+            recipe says `decay_query_features` or `decay_level_encoding` as the official configs
+            do; all others, biases included, decay towards zero.
 
     Raises:
         ValueError: a rule is none of those three.
@@ -173,10 +181,9 @@ def _owned_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.
 
 
 def _default_rule(name: str, owner: nn.Module, recipe: Recipe) -> str:
-    if name.endswith("queries_features.weight") and recipe.decay_query_features:
-        return "to_zero"
-    undecayed = isinstance(owner, (*_NORMS, nn.Embedding)) or name.endswith("level_embed")
-    return "none" if undecayed else "to_zero"
+    decides = {_QUERIES: recipe.decay_query_features, _LEVELS: recipe.decay_level_encoding}
+    decays = decides.get(name, not isinstance(owner, (*_NORMS, nn.Embedding)))
+    return "to_zero" if decays else "none"
 
 
 def make_ema(parameters: list[nn.Parameter], recipe: Recipe) -> "EMA | None":

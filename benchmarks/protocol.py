@@ -148,7 +148,9 @@ class Recipe(Strict):
         weight_decay: falls to weight_decay_end over the run when its schedule is "cosine", or
             when it is "method" and the method asks for it. backbone_weight_decay: that of the
             backbone, where it is another. decay_query_features: whether the learnt features of
-            Mask2Former's queries decay; norms and embeddings, theirs of position too, never do.
+            Mask2Former's queries decay. decay_level_encoding: whether what its pixel decoder adds
+            to tell its levels apart decays. Norms and other embeddings, those of the queries'
+            positions too, never do.
         power: of the poly schedule. milestones: iterations from 0 at which the multistep schedule
             divides the rate by 10. warmup: iterations of a linear rise from the share
             `warmup_start` of the rate. clip: largest gradient norm, or null.
@@ -172,6 +174,7 @@ class Recipe(Strict):
     weight_decay_end: NotNegative = 1e-5
     backbone_weight_decay: NotNegative | None = added_field(None)
     decay_query_features: bool = added_field(False)
+    decay_level_encoding: bool = added_field(False)
     schedule: Literal["poly", "multistep"] = "poly"
     power: NotNegative = 0.9
     milestones: tuple[Count, ...] = ()

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 from paths import DATA
+from timm.layers import RmsNorm
+from tiny_worlds import tiny_protocol
 from torch import nn
 
 from benchmarks.optim import (
@@ -20,6 +22,7 @@ from benchmarks.optim import (
     warm_up,
 )
 from benchmarks.protocol import Recipe
+from benchmarks.segmentation import task as segmentation
 
 
 def recipe(**changes):
@@ -46,7 +49,10 @@ class Net(nn.Module):
         self.backbone.lora_a = nn.Parameter(torch.arange(4.0))
         self.norm = nn.GroupNorm(2, 4)
         self.queries = nn.Embedding(5, 4)
-        self.level_embed = nn.Parameter(torch.zeros(3, 4))
+        self.rms = RmsNorm(4)
+        # names of a user's parameters that only end like those of Mask2Former's head
+        self.backbone.level_embed = nn.Parameter(torch.zeros(3, 4))
+        self.backbone.queries_features = nn.Linear(4, 4, bias=False)
         self.out = nn.Linear(4, 2)
 
 
@@ -132,10 +138,32 @@ def test_groups_follow_module_types_and_the_method():
     assert names_by_group(model, make_optimizer(model, recipe(), RULES)) == {
         "backbone none": ["backbone.mag", "backbone.1.weight", "backbone.1.bias"],
         "backbone to_init": ["backbone.lora_a"],
-        "backbone to_zero": ["backbone.0.weight", "backbone.0.bias", "backbone.2.bias"],
-        "head none": ["level_embed", "norm.weight", "norm.bias", "queries.weight"],
+        "backbone to_zero": [
+            *("backbone.level_embed", "backbone.0.weight", "backbone.0.bias", "backbone.2.bias"),
+            "backbone.queries_features.weight",
+        ],
+        "head none": ["norm.weight", "norm.bias", "queries.weight", "rms.weight"],
         "head to_zero": ["out.weight", "out.bias"],
     }
+
+
+@pytest.mark.parametrize("queries", [True, False])
+@pytest.mark.parametrize("levels", [True, False])
+def test_queries_and_levels_of_mask2former_decay_where_the_recipe_says_so(queries, levels):
+    model = segmentation.build(tiny_protocol())
+    ours = recipe(decay_query_features=queries, decay_level_encoding=levels)
+    groups = names_by_group(model, make_optimizer(model, ours, {}))
+    embeddings = {
+        "head.transformer.queries_features.weight": queries,
+        "head.pixel_decoder.level_embed": levels,
+        "head.transformer.queries_embedder.weight": False,
+        "head.transformer.level_embed.weight": False,
+    }
+    for name, decays in embeddings.items():
+        assert (name in groups["head to_zero"], name in groups["head none"]) == (decays, not decays)
+    bare = {name for name in groups["head none"] if "norm" not in name} - set(embeddings)
+    owners = {model.get_submodule(name.rpartition(".")[0]) for name in bare}
+    assert all(isinstance(owner, nn.GroupNorm) for owner in owners)
 
 
 def test_the_optimizer_holds_exactly_the_trainable_set():

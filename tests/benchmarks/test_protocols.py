@@ -5,7 +5,6 @@ import math
 import re
 
 import pytest
-import torch
 from paths import DATA
 from torch import nn
 
@@ -49,8 +48,7 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.backbone = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
-        self.queries_features, self.queries_embedder = nn.Embedding(3, 2), nn.Embedding(3, 2)
-        self.level_embed = nn.Parameter(torch.zeros(3, 2))
+        self.queries_embedder = nn.Embedding(3, 2)
         self.out = nn.Linear(2, 2)
 
 
@@ -95,6 +93,8 @@ def test_published_numbers_of_a_configuration(name: str) -> None:
     soma = name.startswith("soma")
     assert recipe.weight_decay_schedule == ("cosine" if soma else "constant")
     assert recipe.decay_query_features != soma
+    assert not protocol.recipe_for("freeze", "controlled").decay_query_features
+    assert recipe.decay_level_encoding
     assert protocol.default_placement == ("last-two-thirds" if soma else "all")
     assert recipe.clip is None
     assert protocol.head.initialisation == "mmdet"
