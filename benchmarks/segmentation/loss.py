@@ -41,7 +41,7 @@ class SetLoss(nn.Module):
             no_object_weight=sizes.no_object_weight,
             train_num_points=sizes.points,
         )
-        self.loss = _LossOfPart(config)
+        self.loss = _LossOfPart(config, least=int(sizes.count_unlabelled))
 
     def forward(
         self, masks: Sequence[Tensor], classes: Tensor, labels: Tensor, part: Part | None = None
@@ -80,11 +80,12 @@ class _LossOfPart(Mask2FormerLoss):
     """The loss of some images of a batch as their contribution to that of the whole batch.
 
     What transformers divides by is counted over the whole batch, and the random points of the other
-    images are drawn too.
+    images are drawn too. Every image counts as `least` masks or more.
     """
 
-    def __init__(self, config: Mask2FormerConfig) -> None:
+    def __init__(self, config: Mask2FormerConfig, least: int = 0) -> None:
         super().__init__(config, {})  # its weights only steer the matching
+        self.least = least
         self.matcher = _MatcherOfPart(
             cost_class=config.class_weight,
             cost_dice=config.dice_weight,
@@ -103,8 +104,8 @@ class _LossOfPart(Mask2FormerLoss):
 
     def get_num_masks(self, class_labels: list[Tensor], device: torch.device) -> Tensor:
         """Number of masks that each part would have if all had the same."""
-        masks = max(sum(self.part.targets), 1)
-        return torch.tensor(masks / self.part.count, device=device)
+        masks = sum(max(count, self.least) for count in self.part.targets)
+        return torch.tensor(max(masks, 1) / self.part.count, device=device)
 
     def loss_labels(
         self, class_queries_logits: Tensor, class_labels: list[Tensor], indices: Any

@@ -15,6 +15,8 @@ class Head(Strict):
     `points` are sampled per mask in the loss. `scales` resize the four feature maps, fine to
     coarse. The default is that of Rein and SoMA, strides of 4 to 32 pixels with patches of 16.
     `encoder_feedforward` is the width in the pixel decoder's layers where it is another.
+    `count_unlabelled`: the mask and dice losses are divided by the number of masks in the batch; an
+    image without a labelled pixel counts as one, as in mmdetection, or as none.
 
     `initialisation` is whose weights the head starts from. In all three, what encoder and decoder
     layers multiply with is drawn by Xavier's rule, sampling points of the deformable attention
@@ -45,6 +47,7 @@ class Head(Strict):
     dice_weight: NotNegative = 5.0
     no_object_weight: NotNegative = 0.1
     initialisation: Literal["suite", "paper", "mmdet"] = added_field("suite")
+    count_unlabelled: bool = added_field(False)
 
     @model_validator(mode="after")
     def _fine_to_coarse(self) -> "Head":

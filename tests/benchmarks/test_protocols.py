@@ -97,7 +97,7 @@ def test_published_numbers_of_a_configuration(name: str) -> None:
     assert recipe.decay_level_encoding
     assert protocol.default_placement == ("last-two-thirds" if soma else "all")
     assert recipe.clip is None
-    assert protocol.head.initialisation == "mmdet"
+    assert (protocol.head.initialisation, protocol.head.count_unlabelled) == ("mmdet", True)
 
 
 def test_sizes_of_training_images() -> None:

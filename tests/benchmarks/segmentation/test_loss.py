@@ -3,7 +3,9 @@ import copy
 import pytest
 import torch
 from tiny_worlds import HEAD, random_batch, tiny_protocol
+from torch import Tensor
 
+from benchmarks.distributed import Part
 from benchmarks.segmentation import task as segmentation
 from benchmarks.segmentation.loss import SetLoss
 from benchmarks.segmentation.mask2former import Segmenter
@@ -47,6 +49,33 @@ def test_images_without_labels(model: Segmenter, ignored: list[int]) -> None:
     if len(ignored) == 2:
         assert losses["mask"] == losses["dice"] == 0
     sum(losses.values()).backward()
+
+
+def losses_of(labels: Tensor, count: bool, parts: int) -> dict[str, float]:
+    """The losses of fixed predictions, in `parts` micro-batches whose mean is taken."""
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.randn(len(labels), 20, 16, 16, generator=generator)
+    classes = torch.randn(1, len(labels), 20, 20, generator=generator)
+    loss = SetLoss(19, HEAD.model_copy(update={"count_unlabelled": count}))
+    targets = tuple(len(label[label != 255].unique()) for label in labels)
+    size, total = len(labels) // parts, {"cross_entropy": 0.0, "mask": 0.0, "dice": 0.0}
+    for n in range(parts):
+        own = slice(n * size, (n + 1) * size)
+        part = Part(n, parts, targets, seed=5)
+        for key, value in loss([masks[own]], classes[:, own], labels[own], part).items():
+            total[key] += value.item() / parts
+    return total
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_unlabelled_images_count_as_one_mask_in_every_micro_batch(parts: int) -> None:
+    labels = torch.full((4, 32, 32), 255)
+    labels[1, :, :16], labels[1, :, 16:], labels[3] = 3, 7, 4  # three masks, two images without
+    plain, counted = losses_of(labels, False, 1), losses_of(labels, True, parts)
+    assert counted["cross_entropy"] == pytest.approx(plain["cross_entropy"], rel=1e-5)
+    for key in ("mask", "dice"):
+        assert plain[key] > 0.1
+        assert counted[key] == pytest.approx(plain[key] * 3 / 5, rel=1e-5)
 
 
 def test_queries_of_the_wrong_class_cost_more_than_perfect_ones() -> None:
