@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from soma import Method, NotApplicable, NotFoldable
+from soma import NotFoldable
 from soma.adopt import adopt
-from soma.backbone import linear_of, linears, parameter_role, replace_module
-from soma.low_rank import SIX_TARGETS
+from soma.backbone import linear_of, parameter_role, replace_module
+from soma.method import Targeted
 
 # They want calls from the training loop, hooks that no copy survives, or more than the linears.
 UNFIT = {"ADALORA", "ADAPTION_PROMPT", "LN_TUNING", "OSF", "POLY", "SHADOW", "TRAINABLE_TOKENS"}
@@ -25,7 +25,7 @@ GAINS |= {"frod_lambda_l"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class HFPeft(Method):
+class HFPeft(Targeted):
     """A tuner of peft on the target linears; its arguments have the names and defaults of peft.
 
     Attributes:
@@ -39,14 +39,12 @@ class HFPeft(Method):
 
     tuner: str
     options: str = "{}"
-    targets: tuple[str, ...] = SIX_TARGETS
     train_bias: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "tuner", self.tuner.upper())
         object.__setattr__(self, "options", json.dumps(json.loads(self.options), sort_keys=True))
-        object.__setattr__(self, "targets", tuple(self.targets))
         self._config([])
 
     @property
@@ -78,16 +76,11 @@ class HFPeft(Method):
         """Let peft replace the target linears from `start_block` on.
 
         Raises:
-            NotApplicable: a target role is absent; q, k and v are while `qkv` is fused.
-            ValueError: peft refuses, a size for instance, or the backbone is adapted already.
+            NotApplicable: a target role is absent, or no plain linear.
+            ValueError: peft refuses, a size for instance.
         """
-        start = self.first_block(vit)
-        found = [(n, r, m) for n, b, r, m in linears(vit) if b >= start and r in self.targets]
-        if missing := [role for role in self.targets if role not in {role for _, role, _ in found}]:
-            raise NotApplicable(f"no linear for the targets {', '.join(missing)}")
-        if any(type(linear) is not nn.Linear for _, _, linear in found):
-            raise ValueError("the backbone is adapted already; start from a fresh one")
-        before = {name: linear.weight.detach().clone() for name, _, linear in found}
+        chosen = self.target_linears(vit)
+        before = {name: linear.weight.detach().clone() for name, linear in chosen.items()}
         try:
             with warnings.catch_warnings(action="ignore"):
                 tuner = _peft("PEFT_TYPE_TO_TUNER_MAPPING")[self.tuner]

@@ -6,7 +6,7 @@ with three projections. Names of modules and parameters are those of `named_modu
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,9 @@ class NotApplicable(Exception):
     """The backbone lacks what the method needs; the message says what."""
 
 
+SIX_TARGETS = ("q", "k", "v", "proj", "fc1", "fc2")
 # Leaf name -> role. EVA names its projections apart and gates the first linear of its MLP.
-ROLES = {role: role for role in ("q", "k", "v", "proj", "fc1", "fc2")} | {
+ROLES = {role: role for role in SIX_TARGETS} | {
     "q_proj": "q",
     "k_proj": "k",
     "v_proj": "v",
@@ -155,12 +156,57 @@ def linears(vit: nn.Module) -> list[tuple[str, int, str, nn.Linear]]:
 
     Leaf names match exactly and inside blocks only. A fused `qkv` has no role: see `split_qkv`.
     """
+    return [item for item in _with_role(vit) if isinstance(item[3], nn.Linear)]
+
+
+def _with_role(vit: nn.Module) -> list[tuple[str, int, str, nn.Module]]:
     return [
         (f"blocks.{index}.{path}", index, ROLES[leaf], module)
         for index, block in enumerate(vit.blocks)
         for path, module in block.named_modules()
-        if (leaf := path.rpartition(".")[2]) in ROLES and isinstance(module, nn.Linear)
+        if (leaf := path.rpartition(".")[2]) in ROLES
     ]
+
+
+def plain_linears(vit: nn.Module, start: int, targets: Collection[str]) -> dict[str, nn.Linear]:
+    """Name -> linear of the roles `targets` from block `start` on, fit to be replaced.
+
+    Raises:
+        NotApplicable: a role is absent (q, k and v are while `qkv` is fused), or what stands there
+            does more than W x + b, which a layer in its place would lose.
+    """
+    chosen = [item for item in _with_role(vit) if item[1] >= start and item[2] in targets]
+    there = {role for _, _, role, _ in chosen}
+    if missing := [role for role in targets if role not in there]:
+        hint = "; call split_qkv(vit) first" if {"q", "k", "v"} & set(missing) else ""
+        raise NotApplicable(f"no linear for the targets {', '.join(missing)}{hint}")
+    places: dict[int, list[str]] = {}
+    for name, parameter in vit.named_parameters(remove_duplicate=False):
+        places.setdefault(id(parameter), []).append(name)
+    for name, _, _, module in chosen:
+        if more := _more_than_linear(module):
+            raise NotApplicable(f"{name} {more}: make a plain nn.Linear of it first")
+        for parameter in module.parameters():
+            if len(places[id(parameter)]) > 1:
+                tied = " and ".join(places[id(parameter)][:2])
+                raise NotApplicable(f"{tied} are one tensor: give them a copy each first")
+    return {name: module for name, _, _, module in chosen}
+
+
+def _more_than_linear(module: nn.Module) -> str:
+    """What a module has that W x + b has not; empty for a plain linear."""
+    hooks = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+    besides = ({*module._parameters, *module._buffers} | {*module._modules}) - {"weight", "bias"}
+    kind = f"is a {type(module).__module__}.{type(module).__qualname__}"
+    if not isinstance(module, nn.Linear):
+        return kind
+    if module._parameters.get("weight") is None:
+        return "computes its weight (weight_norm, a parametrization)"
+    if type(module) is not nn.Linear or "forward" in vars(module):
+        return f"{kind} or has a forward of its own"
+    if any(getattr(module, kind) for kind in hooks):
+        return "carries hooks"
+    return f"holds {min(besides)} besides weight and bias" if besides else ""
 
 
 def replace_module(vit: nn.Module, name: str, module: nn.Module) -> None:

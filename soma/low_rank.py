@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from soma.backbone import linear_of, linears, parameter_role, replace_module
-from soma.method import Method, NotApplicable
+from soma.backbone import linear_of, parameter_role, replace_module
+from soma.method import Targeted
 from soma.threads import side_by_side
 
-SIX_TARGETS = ("q", "k", "v", "proj", "fc1", "fc2")
 # Rows shorter than this count as this long: an all-zero row would divide zero by zero.
 NORM_FLOOR = torch.finfo(torch.float32).eps
 
@@ -129,7 +128,7 @@ class LowRankLinear(nn.Linear):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowRank(Method):
+class LowRank(Targeted):
     """Low-rank updates of chosen linears: `LowRankLinear` with starting values per method.
 
     A method of this family overrides `factors`, and the switches where they differ.
@@ -141,7 +140,6 @@ class LowRank(Method):
         draws: `factors` or `core` draw random numbers; else layers are made side by side.
         rank: r, directions per linear.
         alpha: the update is scaled by alpha / rank.
-        targets: roles of the adapted linears: q, k, v, proj, fc1, fc2.
         train_bias: the biases of the adapted linears learn too.
         adapter_decay: where weight decay pulls the factors. "to_zero" is the published practice;
             for factors that were subtracted it pulls away from the pretrained weight.
@@ -156,20 +154,13 @@ class LowRank(Method):
 
     rank: int = 16
     alpha: float = 16.0
-    targets: tuple[str, ...] = SIX_TARGETS
     train_bias: bool = False
     adapter_decay: Literal["to_zero", "none", "to_init"] = "to_zero"
     annealed_decay: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # One form per value (YAML gives lists and integers), so that equal methods compare equal.
-        object.__setattr__(self, "targets", tuple(self.targets))
-        object.__setattr__(self, "alpha", float(self.alpha))
-        if unknown := set(self.targets) - set(SIX_TARGETS):
-            raise ValueError(f"targets: no role {sorted(unknown)}, only {', '.join(SIX_TARGETS)}")
-        if not self.targets:
-            raise ValueError("targets: at least one role is needed")
+        object.__setattr__(self, "alpha", float(self.alpha))  # equal methods compare equal
         if self.rank < 1 or self.alpha <= 0:
             raise ValueError(f"rank {self.rank}, alpha {self.alpha}: both must be positive")
         if self.adapter_decay not in ("to_zero", "none", "to_init"):
@@ -200,8 +191,8 @@ class LowRank(Method):
         """Replace the target linears from `start_block` on.
 
         Raises:
-            NotApplicable: a target role is absent; q, k and v are while `qkv` is fused.
-            ValueError: the backbone carries low-rank layers already, or the rank is too large.
+            NotApplicable: a target role is absent, or no plain linear.
+            ValueError: the rank is too large.
         """
         self._attach(vit, empty=False)
 
@@ -210,21 +201,10 @@ class LowRank(Method):
         self._attach(vit, empty=True)
 
     def _attach(self, vit: nn.Module, *, empty: bool) -> None:
-        start = self.first_block(vit)
-        chosen = [
-            (name, linear)
-            for name, block, role, linear in linears(vit)
-            if block >= start and role in self.targets
-        ]
-        found = {parameter_role(f"{name}.weight") for name, _ in chosen}
-        if missing := [role for role in self.targets if role not in found]:
-            hint = "; call split_qkv(vit) first" if {"q", "k", "v"} & set(missing) else ""
-            raise NotApplicable(f"no linear for the targets {', '.join(missing)}{hint}")
-        if any(isinstance(linear, LowRankLinear) for _, linear in chosen):
-            raise ValueError("the backbone is adapted already; start from a fresh one")
+        chosen = self.target_linears(vit)
         each = map if self.draws else side_by_side
-        layers = each(partial(self.layer, empty=empty), [linear for _, linear in chosen])
-        for (name, _), layer in zip(chosen, layers, strict=True):
+        layers = each(partial(self.layer, empty=empty), chosen.values())
+        for name, layer in zip(chosen, layers, strict=True):
             replace_module(vit, name, layer)
 
     def trains(self, name: str) -> bool:

@@ -7,15 +7,17 @@ from typing import ClassVar, Self
 from torch import nn
 
 from soma.backbone import (
+    SIX_TARGETS,
     NotApplicable,
     comes_before,
     depth,
     fingerprint,
     head_names,
+    plain_linears,
     provides,
 )
 
-__all__ = ["Adaptation", "Method", "NotApplicable", "NotFoldable", "adapt"]
+__all__ = ["Adaptation", "Method", "NotApplicable", "NotFoldable", "Targeted", "adapt"]
 
 
 class NotFoldable(Exception):
@@ -116,6 +118,34 @@ class Method:
         Asked of new parameters, and of pretrained ones that learn where a method overrides this.
         """
         return "to_zero"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targeted(Method):
+    """A method that replaces linears of chosen roles.
+
+    Attributes:
+        targets: roles of the adapted linears: q, k, v, proj, fc1, fc2.
+    """
+
+    targets: tuple[str, ...] = SIX_TARGETS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "targets", tuple(self.targets))  # YAML gives a list
+        if unknown := set(self.targets) - set(SIX_TARGETS):
+            raise ValueError(f"targets: no role {sorted(unknown)}, only {', '.join(SIX_TARGETS)}")
+        if not self.targets:
+            raise ValueError("targets: at least one role is needed")
+
+    def target_linears(self, vit: nn.Module) -> dict[str, nn.Linear]:
+        """Name -> linear that the method replaces, from `start_block` on.
+
+        Raises:
+            NotApplicable: a target role is absent (q, k and v are while `qkv` is fused), or no
+                plain linear.
+        """
+        return plain_linears(vit, self.first_block(vit), self.targets)
 
 
 def adapt(method: Method, vit: nn.Module, *, empty: bool = False) -> Method:

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from soma.backbone import linear_of, linears, replace_module
+from soma.backbone import linear_of, replace_module
 from soma.initialise import Triplets, singular_triplets
-from soma.low_rank import SIX_TARGETS
-from soma.method import Method, NotApplicable
+from soma.method import Targeted
 from soma.threads import side_by_side
 
 Relu = Literal["none", "diagonal", "full"]
@@ -125,25 +124,12 @@ def _cut_at_zero(change: Tensor, s: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spectral(Method):
+class Spectral(Targeted):
     """Changes of chosen linears in the basis of their singular vectors: `SpectralLinear`.
 
     A method of this family overrides `layer`, and `components` if it leaves some out. What it
     learns acts as a factor on weights of any size: it wants a higher learning rate than LoRA.
-
-    Attributes:
-        targets: roles of the adapted linears: q, k, v, proj, fc1, fc2.
     """
-
-    targets: tuple[str, ...] = SIX_TARGETS
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "targets", tuple(self.targets))  # YAML gives a list
-        if unknown := set(self.targets) - set(SIX_TARGETS):
-            raise ValueError(f"targets: no role {sorted(unknown)}, only {', '.join(SIX_TARGETS)}")
-        if not self.targets:
-            raise ValueError("targets: at least one role is needed")
 
     def components(self, count: int) -> int:
         """How many of the `count` singular components, from the largest on, are decomposed."""
@@ -157,8 +143,8 @@ class Spectral(Method):
         """Replace the target linears from `start_block` on.
 
         Raises:
-            NotApplicable: a target role is absent; q, k and v are while `qkv` is fused.
-            ValueError: the backbone is adapted already, or a number is too large for a weight.
+            NotApplicable: a target role is absent, or no plain linear.
+            ValueError: a number is too large for a weight.
         """
         self._attach(vit, empty=False)
 
@@ -167,24 +153,13 @@ class Spectral(Method):
         self._attach(vit, empty=True)
 
     def _attach(self, vit: nn.Module, *, empty: bool) -> None:
-        start = self.first_block(vit)
-        chosen = [
-            (name, role, linear)
-            for name, block, role, linear in linears(vit)
-            if block >= start and role in self.targets
-        ]
-        found = {role for _, role, _ in chosen}
-        if missing := [role for role in self.targets if role not in found]:
-            hint = "; call split_qkv(vit) first" if {"q", "k", "v"} & set(missing) else ""
-            raise NotApplicable(f"no linear for the targets {', '.join(missing)}{hint}")
-        if any(type(linear) is not nn.Linear for _, _, linear in chosen):
-            raise ValueError("the backbone is adapted already; start from a fresh one")
-        weights = [linear.weight.detach() for _, _, linear in chosen]
+        chosen = self.target_linears(vit)
+        weights = [linear.weight.detach() for linear in chosen.values()]
         splits = side_by_side(
             lambda weight: _triplets(weight, self.components(min(weight.shape)), empty=empty),
             weights,
         )
-        for (name, _, linear), triplets in zip(chosen, splits, strict=True):
+        for (name, linear), triplets in zip(chosen.items(), splits, strict=True):
             replace_module(vit, name, self.layer(linear, triplets))
 
     def trains(self, name: str) -> bool:

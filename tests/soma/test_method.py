@@ -7,6 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from baselines.hf_peft import HFPeft
+from baselines.svf import SVF
+from baselines.vpt import VPT
 from soma import LowRankLinear, Method, NotApplicable, NotFoldable, SoMA, adapt
 
 Build = Callable[..., nn.Module]
@@ -96,11 +99,109 @@ def test_fused_qkv_is_refused_with_the_mend(small_vit: Build) -> None:
     assert not any(isinstance(module, LowRankLinear) for module in vit.modules())
 
 
-def test_adapting_twice_is_refused(small_vit: Build) -> None:
+FAMILIES = {
+    "low rank": SoMA(rank=2),
+    "spectral": SVF(),
+    "peft": HFPeft(tuner="LORA", options='{"r": 2}'),
+}
+
+
+@pytest.mark.parametrize("second", [*FAMILIES, "full"])
+@pytest.mark.parametrize("first", [*FAMILIES, "full", "vpt"])
+def test_adapting_twice_is_refused(small_vit: Build, first: str, second: str) -> None:
+    methods = FAMILIES | {"full": Everything(), "vpt": VPT(prompts=2)}
     vit = small_vit()
+    adapt(methods[first], vit)
+    before = copy.deepcopy(vit)
+    with pytest.raises(ValueError, match=r"adapted already, by [\w.]+; start from a fresh one"):
+        adapt(methods[second], vit)
+    assert str(vit) == str(before)
+    learns = [parameter.requires_grad for parameter in vit.parameters()]
+    assert learns == [parameter.requires_grad for parameter in before.parameters()]
+
+
+@pytest.mark.parametrize("first", [*FAMILIES, "full"])
+def test_a_folded_backbone_is_adapted_again(small_vit: Build, images, first: str) -> None:
+    vit = small_vit()
+    placed = adapt((FAMILIES | {"full": Everything()})[first], vit)
+    with torch.no_grad():
+        for parameter in vit.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    placed.fold(vit)
+    trained = vit(images)
     adapt(SoMA(rank=2), vit)
-    with pytest.raises(ValueError, match="adapted already"):
-        adapt(SoMA(rank=2), vit)
+    assert torch.allclose(vit(images), trained, atol=1e-4)
+
+
+class Doubled(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+def doubled(vit: nn.Module) -> None:
+    vit.blocks[2].mlp.fc1.__class__ = Doubled
+
+
+def patched(vit: nn.Module) -> None:
+    linear = vit.blocks[2].mlp.fc1
+    linear.forward = lambda x: 2 * nn.functional.linear(x, linear.weight, linear.bias)
+
+
+def tied(vit: nn.Module) -> None:
+    vit.blocks[2].mlp.fc1.weight = vit.blocks[1].mlp.fc1.weight
+
+
+def convolved(vit: nn.Module) -> None:
+    vit.blocks[2].mlp.fc1 = nn.Conv1d(4, 4, 1)
+
+
+CHANGES = {
+    "subclass": (doubled, r"Doubled or has a forward of its own"),
+    "own forward": (patched, r"Linear or has a forward of its own"),
+    "hook": (lambda vit: vit.blocks[2].mlp.fc1.register_forward_hook(print), "carries hooks"),
+    "pre-hook": (lambda vit: vit.blocks[2].mlp.fc1.register_forward_pre_hook(print), "hooks"),
+    "gradient hook": (
+        lambda vit: vit.blocks[2].mlp.fc1.register_full_backward_hook(print),
+        "carries hooks",
+    ),
+    "weight_norm": (
+        lambda vit: nn.utils.parametrizations.weight_norm(vit.blocks[2].mlp.fc1),
+        "computes its weight",
+    ),
+    "spectral_norm, old": (
+        lambda vit: nn.utils.spectral_norm(vit.blocks[2].mlp.fc1),
+        "computes its weight",
+    ),
+    "more tensors": (
+        lambda vit: vit.blocks[2].mlp.fc1.register_buffer("gain", torch.ones(1)),
+        "holds gain besides weight and bias",
+    ),
+    "no linear": (convolved, r"is a torch\.nn\.modules\.conv\.Conv1d"),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_no_plain_linear_is_refused_by_name(small_vit: Build, family, change) -> None:
+    make, line = CHANGES[change]
+    vit = small_vit()
+    make(vit)
+    before = copy.deepcopy(vit)
+    with pytest.raises(NotApplicable, match=rf"^blocks\.2\.mlp\.fc1 .*{line}"):
+        adapt(FAMILIES[family], vit)
+    assert str(vit) == str(before)
+    learns = [parameter.requires_grad for parameter in vit.parameters()]
+    assert learns == [parameter.requires_grad for parameter in before.parameters()]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tied_weights_are_refused_by_name(small_vit: Build, family: str) -> None:
+    vit = small_vit()
+    tied(vit)
+    names = r"blocks\.1\.mlp\.fc1\.weight and blocks\.2\.mlp\.fc1\.weight are one tensor"
+    with pytest.raises(NotApplicable, match=names):
+        adapt(FAMILIES[family], vit)
 
 
 def test_a_method_that_adds_modules_must_define_fold(small_vit: Build) -> None:
