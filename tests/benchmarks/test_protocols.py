@@ -58,6 +58,7 @@ def test_header_says_source_command_cost_and_what_to_expect(name: str) -> None:
     header = lines[: next(n for n, line in enumerate(lines) if not line.startswith("#"))]
     found = [match[1] for line in header if (match := re.match(r"# (\w+): +\S", line))]
     assert found[:4] == ["Source", "Command", "Cost", "Expected"]
+    assert found[4:] == (["Differs"] if name.startswith(("soma_", "rein_")) else [])
 
 
 @pytest.mark.parametrize("config", SCHEDULES)
@@ -98,6 +99,27 @@ def test_published_numbers_of_a_configuration(name: str) -> None:
     assert protocol.default_placement == ("last-two-thirds" if soma else "all")
     assert recipe.clip is None
     assert (protocol.head.initialisation, protocol.head.count_unlabelled) == ("mmdet", True)
+
+
+def test_domains_scored_are_those_of_the_configuration() -> None:
+    """Rein's evaluates Cityscapes beside ACDC, which no average holds; SoMA's does not."""
+    conditions = ["acdc_fog", "acdc_night", "acdc_rain", "acdc_snow"]
+    for name in PUBLISHED:
+        scored = [domain.domain for domain in load_protocol(name).scored_domains]
+        if "acdc" in name:
+            assert scored == ["cityscapes"] * name.startswith("rein") + conditions
+        else:
+            own = [] if name == "soma_c2bm" else ["cityscapes"]
+            assert scored == [*own, "bdd100k", "mapillary"]
+
+
+def test_frozen_and_full_rows_follow_their_own_configurations() -> None:
+    protocol = load_protocol("soma_gtav")
+    for method, rate in (("freeze", 5e-5), ("full", 1e-6)):
+        recipe = protocol.recipe_for(method, "controlled")
+        assert (recipe.ema, recipe.weight_decay_schedule) == (None, "constant")
+        assert (recipe.lr, recipe.backbone_lr, recipe.weight_decay) == (1e-4, rate, 0.05)
+    assert protocol.recipe_for("soma-release", "controlled") == protocol.recipe
 
 
 def test_sizes_of_training_images() -> None:
