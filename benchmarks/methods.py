@@ -121,10 +121,13 @@ def make_method(spec: str, fields: Mapping[str, Any], code: bytes | None = None)
 
     Raises:
         UserError: unknown method, unknown field (closest name given), a value that does not fit, or
-            a user's file that raises anything.
+            a user's file that raises anything, or whose class would ignore its fields.
     """
+    from soma.method import require_own_fields
+
     with _guard(spec):
         kind = _class_of(spec, code)
+        require_own_fields(kind)
         known = [field.name for field in dataclasses.fields(kind)]
         hints = typing.get_type_hints(kind)
         values = {}

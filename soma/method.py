@@ -1,8 +1,9 @@
 """What a method of adaptation is, and how it is applied to a backbone."""
 
+import inspect
 import json
-from dataclasses import asdict, dataclass, replace
-from typing import ClassVar, Self
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar, Self
 
 from torch import nn
 
@@ -59,6 +60,11 @@ class Method:
     annealed_decay: ClassVar[bool] = False
 
     start_block: int | float = 0
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Refuse a class whose fields would be ignored (TypeError)."""
+        require_own_fields(cls)
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         start = self.start_block
@@ -118,6 +124,28 @@ class Method:
         Asked of new parameters, and of pretrained ones that learn where a method overrides this.
         """
         return "to_zero"
+
+
+def require_own_fields(kind: type[Method]) -> None:
+    """Python ignores the fields of a class that is no dataclass, and defaults without a type.
+
+    Raises:
+        TypeError: the class, or one that it derives from, has such fields.
+    """
+    for base in kind.__mro__:
+        if not issubclass(base, Method):
+            continue
+        if "__dataclass_fields__" not in vars(base):
+            raise TypeError(
+                f"{base.__name__} is no dataclass, so that its own fields would be ignored: write "
+                "@dataclass(frozen=True, kw_only=True) above the class"
+            )
+        names = {field.name for field in fields(base)} & vars(base).keys()
+        if ignored := sorted(names - inspect.get_annotations(base).keys()):
+            raise TypeError(
+                f"{base.__name__}.{ignored[0]} is a field without a type, so that its value would "
+                f"be ignored: write {ignored[0]}: <type> = ..."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

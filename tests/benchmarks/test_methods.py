@@ -58,6 +58,10 @@ FILES = {
     "object": (CLASS + "    width: Any = object()\n", "field width = <object object"),
     "nan": (CLASS + "    width: float = float('nan')\n", "field width = nan: Out of range float"),
     "infinite": (CLASS + "    width: tuple = (1.0, float('inf'))\n", "field width = [1.0, inf]"),
+    "no_dataclass": (
+        CLASS.replace("@dataclass(frozen=True, kw_only=True)\n", "") + "    width: int = 3\n",
+        "Mine is no dataclass, so that its own fields would be ignored: write @dataclass",
+    ),
     "module_attribute": (
         "def __getattr__(name):\n    raise RuntimeError(name)\n",
         "line 2: RuntimeError: Mine",

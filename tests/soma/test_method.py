@@ -213,3 +213,33 @@ def test_a_method_that_adds_modules_must_define_fold(small_vit: Build) -> None:
     Everything().fold(small_vit())
     with pytest.raises(NotFoldable, match="Adds"):
         Adds().fold(small_vit())
+
+
+class Undecorated(SoMA):
+    rank: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Below(Undecorated):
+    alpha: float = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Untyped(SoMA):
+    rank = 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        (
+            Undecorated,
+            r"Undecorated is no dataclass.* write @dataclass\(frozen=True, kw_only=True\)",
+        ),
+        (Below, "Undecorated is no dataclass"),
+        (Untyped, r"Untyped\.rank is a field without a type.* write rank: <type>"),
+    ],
+)
+def test_a_class_whose_fields_would_be_ignored_is_refused(kind: type[Method], line: str) -> None:
+    with pytest.raises(TypeError, match=line):
+        kind()
