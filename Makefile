@@ -13,6 +13,8 @@ REPLACE   ?=#           of compare: yes runs again what was recorded before METH
 RECIPE    ?= controlled#
 OUT       ?= results#   runs go to OUT/runs, tables to OUT/tables
 PYTHON    ?= python3
+# An empty OUT would write to /runs.
+override OUT := $(or $(strip $(OUT)),results)
 
 VENV  := .venv
 BENCH := $(VENV)/bin/python -m benchmarks
@@ -47,9 +49,9 @@ reproduce-table1: $(PREPARED)  ## train every cell of Table 1 (segmentation) her
 reproduce-table2: $(PREPARED)  ## train every cell of Table 2 (detection) here and print the table
 reproduce-table3: $(TABLE3:%=reproduce-%)  ## Table 3 (other sources, adverse weather) in four parts; reproduce-table3a: one of them
 reproduce-table1 reproduce-table2 $(TABLE3:%=reproduce-%):
-	@$(BENCH) sweep $(@:reproduce-%=%) $(SELECTION_FLAGS) --workers $(strip $(WORKERS)) --device $(strip $(DEVICE)) --out $(strip $(OUT))/runs; \
+	@$(BENCH) sweep $(@:reproduce-%=%) $(SELECTION_FLAGS) --workers $(strip $(WORKERS)) --device $(strip $(DEVICE)) --out '$(OUT)/runs'; \
 	status=$$?; [ $$status -gt 1 ] || \
-	$(BENCH) table $(@:reproduce-%=%) $(SELECTION_FLAGS) --records $(strip $(OUT))/runs --against results/reference --write $(strip $(OUT))/tables \
+	$(BENCH) table $(@:reproduce-%=%) $(SELECTION_FLAGS) --records '$(OUT)/runs' --against results/reference --write '$(OUT)/tables' \
 	|| status=$$?; exit $$status
 
 table1: $(READY)  ## print Table 1 from the committed reference records, without training
@@ -67,7 +69,7 @@ compare: WORKERS = 3# one per seed, on two cores too: two would leave a core idl
 compare: $(PREPARED)  ## check METHOD=my_method.py:MyMethod, train it, say what differs from the baselines by more than noise
 	@$(BENCH) compare '$(strip $(METHOD))' --table $(strip $(TABLE)) --profile $(strip $(PROFILE)) --placement $(strip $(PLACEMENT)) \
 	--recipe $(strip $(RECIPE)) $(ROOT_FLAG) $(if $(strip $(SEEDS)),--seeds $(strip $(SEEDS))) \
-	--workers $(strip $(WORKERS)) --device $(strip $(DEVICE)) --out $(strip $(OUT))/runs $(if $(strip $(REPLACE)),--replace)
+	--workers $(strip $(WORKERS)) --device $(strip $(DEVICE)) --out '$(OUT)/runs' $(if $(strip $(REPLACE)),--replace)
 
 test: $(READY)  ## run the tests
 	$(VENV)/bin/python -m pytest -n 2

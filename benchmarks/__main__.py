@@ -4,7 +4,21 @@ Heavy modules are imported inside the commands that need them, so that `table` a
 Exit codes: 0 well, 1 a cell failed, 2 the user has to fix something, 130 interrupted.
 """
 
+# ruff: noqa: E402 - an interrupt is heard before the heavy part of the imports
+
+import os
+import signal
 import sys
+
+
+def _interrupted(number: int, frame: object) -> None:
+    # While modules are imported nothing has begun: a traceback would only frighten.
+    os.write(2, b"interrupted; the same command resumes\n")
+    os._exit(130)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, _interrupted)
 
 import typer
 
@@ -50,4 +64,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

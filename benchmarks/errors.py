@@ -17,6 +17,10 @@ class UserError(Exception):
         super().__init__(line if len(line) <= 2000 else f"{line[:1200]} ... {line[-700:]}")
 
 
+class MachineError(UserError):
+    """The machine gave up, not the cell: memory, a killed process. The same command resumes."""
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """End of an error line for an unknown name.
 

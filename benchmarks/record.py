@@ -185,8 +185,10 @@ class Record(_Part):
         return folder / self.label / f"seed{self.seed}.json"
 
 
-def load_records(folder: Path, protocol: str, mode: str) -> list[Record]:
+def load_records(folder: Path, protocol: str, mode: str, engine: str = "") -> list[Record]:
     """All records of a protocol in one recipe mode below `folder`, in the order of their paths.
+
+    With `engine`, those alone that were made with it.
 
     Raises:
         UserError: one of them is unreadable, was edited, or is a copy that lies where another
@@ -207,7 +209,8 @@ def load_records(folder: Path, protocol: str, mode: str) -> list[Record]:
                 f"{path}: not as its run left it: {error}; delete it and run its cell again"
             ) from None
         records.append(record)
-    return [record for record in records if record.recipe == mode]
+    records = [record for record in records if record.recipe == mode]
+    return [record for record in records if engine in ("", record.cell.get("engine"))]
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:

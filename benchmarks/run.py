@@ -158,7 +158,7 @@ def build(cell: Cell, task: Task, first: Path | None = None) -> Adapted:
         UserError: a weights file or a field of the method does not fit the backbone.
     """
     torch.manual_seed(torch_seed(cell.seed, "initialisation"))
-    model = task.build(cell.protocol)
+    model = _unadapted(cell, task)
     _require_pretrained(model.backbone, cell)
     known = {name for name, _ in model.backbone.named_parameters()}
     torch.manual_seed(torch_seed(cell.seed, "initialisation", 1))
@@ -193,6 +193,19 @@ def _require_pretrained(backbone: nn.Module, cell: Cell) -> None:
             "expected; they have to be loaded before a method adapts it, and their file must not "
             "change during a run: run the command again"
         )
+
+
+def _unadapted(cell: Cell, task: Task) -> nn.Module:
+    try:
+        return task.build(cell.protocol)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except (ValueError, RuntimeError, AssertionError, AttributeError, TypeError) as error:
+        # What timm and torch raise where sizes, heads or features do not fit.
+        raise UserError(
+            f"{cell.protocol.name}: no model can be built of its backbone and head "
+            f"({type(error).__name__}: {error}); correct the protocol"
+        ) from error
 
 
 def make_training(cell: Cell, adapted: Adapted, fabric: Fabric) -> Training:

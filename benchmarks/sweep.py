@@ -21,10 +21,12 @@ from pathlib import Path
 import filelock
 
 from benchmarks.cell import Cell
-from benchmarks.errors import UserError
+from benchmarks.errors import MachineError, UserError
 from benchmarks.record import Record
+from benchmarks.yaml_files import differences
 
 POLL = 0.5  # seconds between two looks at a lock that is waited for
+PATIENCE = 10  # seconds that a worker has to end
 RunCell = Callable[[Cell, Path, Path, str, bool], Record]
 
 
@@ -51,11 +53,24 @@ def finished(cell: Cell, out: Path) -> Record | None:
         return None
     record = Record.load(path)
     if record.digest != cell.digest:
+        changed = differences(record.cell, cell.resolved) or "its digest"
         raise UserError(
-            f"{path}: record of another cell (digest {record.digest[:8]}, wanted "
-            f"{cell.digest[:8]}): settings, method or data changed; move it away or choose --out"
+            f"{path}: record of another cell, it differs in {changed}; move it away or choose --out"
         )
     return record
+
+
+def _fault_of_machine(error: Exception) -> str:
+    """Why an exception says nothing about the cell; "" where it does."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text:
+        return f"out of memory ({text[:150]}); take fewer workers, or recipe.accumulate"
+    if "DataLoader worker" in text:
+        return f"a loader process was killed, often for want of memory ({text[:150]})"
+    # The processes of one cell are torch's, which is not imported here.
+    if type(error).__name__ == "ProcessExitedException":
+        return f"one of its processes was killed ({text[:150]})"
+    return ""
 
 
 def run_one(
@@ -78,11 +93,15 @@ def run_one(
             record = finished(cell, plan.out)
             if record is not None:
                 return record, False
+            for file in path.parent.glob(f".{path.stem}.*"):  # of a write that was killed
+                file.unlink()
             try:
                 record = plan.run(cell, plan.out, plan.data_root, plan.device, progress)
             except (UserError, OSError):
                 raise
             except Exception as error:  # noqa: BLE001 - one broken cell must not end a sweep
+                if why := _fault_of_machine(error):
+                    raise MachineError(f"{cell}: {why}; the same command resumes it") from None
                 traceback.print_exc()
                 record = cell.record("failed", f"{type(error).__name__}: {error}")
             if not path.exists():
@@ -117,7 +136,8 @@ class Outcome:
 
     Attributes:
         ran, skipped: numbers of cells run now, and recorded before. failed: cells that ended badly.
-        lost: cells whose worker died. errors: what the user has to fix. unstarted: a number.
+        lost: cells whose worker died, or whose machine failed.
+        errors: what the user has to fix. unstarted: a number.
         queued: number of cells left to jobs that are not waited for.
     """
 
@@ -166,16 +186,26 @@ def unfinished(plan: Plan, outcome: Outcome, report: Report, retry_failed: bool)
     todo: deque[int] = deque()
     for index, cell in enumerate(plan.cells):
         _ = cell.digest  # computed and kept here, so that each worker does not do it again
+        if retry_failed:
+            remove_failed(plan, cell)
         record = finished(cell, plan.out)
-        if record is not None and record.status == "failed" and retry_failed:
-            (plan.out / cell.path).unlink()
-            record = None
         if record is None:
             todo.append(index)
         else:
             outcome.skipped += 1
             note(cell, record.status, record.reason, "recorded before", outcome, report)
     return todo
+
+
+def remove_failed(plan: Plan, cell: Cell) -> None:
+    """Delete the record of a cell, if it failed; it then runs again.
+
+    Raises:
+        UserError: as `finished`.
+    """
+    record = finished(cell, plan.out)
+    if record is not None and record.status == "failed":
+        (plan.out / cell.path).unlink()
 
 
 class _Workers:
@@ -185,20 +215,15 @@ class _Workers:
         self.plan, self.todo, self.outcome, self.report = plan, todo, outcome, report
         self.held: deque[int] = deque()  # locked by another sweep when we came by
         self.processes: dict[Connection, SpawnProcess] = {}
+        self.numbers: dict[Connection, int] = {}
         self.busy: dict[Connection, int] = {}
 
     def work(self, workers: int) -> None:
         """Run all cells; whatever happens, no worker outlives this call."""
-        context = multiprocessing.get_context("spawn")
         keep_memory()
         try:
             for number in range(workers):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_worker, args=(self.plan, number, theirs))
-                process.start()
-                theirs.close()
-                self.processes[ours] = process
-                self.assign(ours)
+                self.start(number)
             while self.processes:
                 for connection in wait(list(self.processes)):
                     self.receive(connection)
@@ -206,8 +231,20 @@ class _Workers:
             for process in self.processes.values():
                 process.terminate()
             for process in self.processes.values():
+                process.join(PATIENCE)
+                process.kill()  # one that was stopped (SIGSTOP) hears nothing else
                 process.join()
         self.outcome.unstarted = len(self.todo) + len(self.held)
+
+    def start(self, number: int) -> None:
+        """Start the worker of that number and give it a cell."""
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_worker, args=(self.plan, number, theirs))
+        process.start()
+        theirs.close()
+        self.processes[ours], self.numbers[ours] = process, number
+        self.assign(ours)
 
     def assign(self, connection: Connection) -> None:
         """Give a worker its next cell; cells that another sweep holds come last, waited for."""
@@ -233,6 +270,8 @@ class _Workers:
         elif kind == "error":
             if words not in self.outcome.errors:
                 self.outcome.errors.append(words)
+        elif kind == "lost":
+            self._lose(words)
         else:
             made = seconds is not None
             self.outcome.ran += made
@@ -251,7 +290,11 @@ class _Workers:
         cell = self.plan.cells[self.busy.pop(connection)]
         code = process.exitcode or 0
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        line = f"{cell}: its worker died ({how}); the same command resumes it"
+        self._lose(f"{cell}: its worker died ({how}); the same command resumes it")
+        if self.todo or self.held:
+            self.start(self.numbers.pop(connection))
+
+    def _lose(self, line: str) -> None:
         self.outcome.lost.append(line)
         self.report(line, False)
 
@@ -279,7 +322,8 @@ def _worker(plan: Plan, number: int, connection: Connection) -> None:
             try:
                 result = run_one(plan, plan.cells[index], False, waiting)
             except UserError as error:
-                connection.send(("error", str(error), None))
+                kind = "lost" if isinstance(error, MachineError) else "error"
+                connection.send((kind, str(error), None))
                 continue
             if result is None:
                 connection.send(("held", "", None))

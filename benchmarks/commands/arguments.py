@@ -36,6 +36,10 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Two steps and one image, rendered; time, memory, gaps.")
 ]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data sets.")]
+Engine = Annotated[
+    str, typer.Option(help="Of detection: detectron2 or torchvision; default: the protocol's.")
+]
+Retry = Annotated[bool, typer.Option(help="Run failed cells again.")]
 Out = Annotated[Path, typer.Option(help="Folder of the records.")]
 
 
@@ -94,15 +98,50 @@ def reals(text: str, option: str) -> tuple[float, ...]:
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """The seeds in "0,1,2"; none for "".
+    """The different seeds in "0,1,2"; none for "".
 
     Raises:
-        UserError: not whole numbers.
+        UserError: not whole numbers in 0..2**32 - 1.
     """
-    try:
-        return tuple(int(name) for name in names(text))
-    except ValueError:
-        raise UserError(f"--seeds {text}: expected whole numbers such as 0,1,2") from None
+    # ASCII digits, no sign: int() takes "1_0" and other scripts' digits too.
+    if not all(re.fullmatch(r"[0-9]{1,10}", name) for name in names(text)):
+        raise UserError(f"--seeds {text}: expected whole numbers such as 0,1,2")
+    return tuple(dict.fromkeys(checked_seed(int(name), "--seeds") for name in names(text)))
+
+
+def checked_seed(seed: int, option: str = "--seed") -> int:
+    """The seed, where random streams can be drawn from it.
+
+    Raises:
+        UserError: negative, or beyond 32 bits.
+    """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"{option} {seed}: a seed lies in 0..4294967295")
+    return seed
+
+
+def check_engine(protocol: Protocol, engine: str) -> None:
+    """Refuse --engine where the task has no choice of engines.
+
+    Raises:
+        UserError: it is given, and there is none.
+    """
+    if engine and "engine" not in type(protocol).model_fields:
+        raise UserError(f"--engine {engine}: {protocol.name} has no choice of them; leave it out")
+
+
+def with_engine(protocol: Protocol, engine: str) -> Protocol:
+    """The protocol with the engine of --engine; as it is for "".
+
+    Raises:
+        UserError: no such engine, one that is not installed, or a task without a choice.
+    """
+    if not engine:
+        return protocol
+    check_engine(protocol, engine)
+    chosen = protocol.model_copy(update={"engine": engine})
+    _ = chosen.engine_here  # refuses what is not known or not installed
+    return chosen
 
 
 def cells(
@@ -127,7 +166,7 @@ def cells(
         make_cell(protocol, method, seed=seed, placement=where, mode=mode, changes=changes)
         for seed in numbers(seeds) or protocol.seeds
         for where in placements(protocol, placement) or (protocol.default_placement,)
-        for method in methods
+        for method in dict.fromkeys(methods)
     ]
 
 

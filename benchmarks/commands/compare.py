@@ -12,6 +12,7 @@ from benchmarks.commands.arguments import (
     RUNS,
     DataRoot,
     Device,
+    Engine,
     Mode,
     Out,
     PlacementName,
@@ -34,6 +35,7 @@ def compare(
     device: Device = "cpu",
     data_root: DataRoot = None,
     out: Out = RUNS,
+    engine: Engine = "",
     against: Annotated[Path, typer.Option(help="Records of the fixed baselines.")] = REFERENCE,
     replace: Annotated[
         bool, typer.Option(help="Run again what failed or was recorded before METHOD changed.")
@@ -47,7 +49,9 @@ def compare(
     from benchmarks.report import compare as comparison
 
     spec = load_table(table)
-    protocol = spec.protocol(profile)
+    protocol = arguments.with_engine(spec.protocol(profile), engine)
+    if not engine:
+        protocol = comparison.with_engine_of(against, protocol, mode)
     cells = arguments.cells(protocol, [method], seeds, placement, mode, settings)
     how = f"python -m benchmarks sweep {table} --profile {profile} --out DIR"
     fixed = comparison.baselines(against, cells, out, how)

@@ -13,10 +13,12 @@ from benchmarks.commands.arguments import (
     Device,
     Devices,
     DryRun,
+    Engine,
     Mode,
     Nodes,
     Out,
     PlacementName,
+    Retry,
     Settings,
 )
 from benchmarks.errors import UserError
@@ -35,6 +37,8 @@ def run(
     nodes: Nodes = 1,
     data_root: DataRoot = None,
     out: Out = RUNS,
+    engine: Engine = "",
+    retry_failed: Retry = False,
     dry_run: DryRun = False,
 ) -> None:
     """Train and score one cell: METHOD is a name or path/to/file.py:Class.
@@ -44,9 +48,10 @@ def run(
     from benchmarks.cell import make_cell, parse_changes, prepare
     from benchmarks.distributed import is_nonzero_rank
     from benchmarks.run import run_cell
-    from benchmarks.sweep import Plan, join_run, run_one
+    from benchmarks.sweep import Plan, join_run, remove_failed, run_one
 
-    held_fixed = load_protocol(protocol)
+    held_fixed = arguments.with_engine(load_protocol(protocol), engine)
+    seed = arguments.checked_seed(seed)
     where = None if placement == "default" else placement
     changes = parse_changes(settings)
     cell = make_cell(held_fixed, method, seed=seed, placement=where, mode=mode, changes=changes)
@@ -64,6 +69,8 @@ def run(
     if is_nonzero_rank(devices, nodes):
         join_run(plan, cell)
         return
+    if retry_failed:
+        remove_failed(plan, cell)
     result = run_one(plan, cell, True, wait_for_lock=False)
     if result is None:
         raise UserError(

@@ -12,11 +12,13 @@ from benchmarks.commands.arguments import (
     Device,
     Devices,
     DryRun,
+    Engine,
     Methods,
     Mode,
     Out,
     PlacementName,
     Profile,
+    Retry,
     Seeds,
     Settings,
 )
@@ -40,7 +42,8 @@ def sweep(
     devices: Devices = 1,
     data_root: DataRoot = None,
     out: Out = RUNS,
-    retry_failed: Annotated[bool, typer.Option(help="Run failed cells again.")] = False,
+    engine: Engine = "",
+    retry_failed: Retry = False,
     dry_run: DryRun = False,
     on: Annotated[
         Literal["local", "slurm"], typer.Option(help="Train here, or each cell as a SLURM job.")
@@ -74,7 +77,7 @@ def sweep(
     if on == "local" and not (wait and resources == Resources(devices)):
         raise UserError("what jobs ask SLURM for needs --on slurm; here there is one machine")
     spec = load_table(table)
-    protocol = spec.protocol(profile)
+    protocol = arguments.with_engine(spec.protocol(profile), engine)
     asked = arguments.names(methods) or spec.methods
     cells = arguments.cells(protocol, asked, seeds, placement, mode, settings)
     if dry_run:

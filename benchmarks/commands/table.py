@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.commands import arguments
-from benchmarks.commands.arguments import REFERENCE, Methods, Mode, Profile, Seeds
+from benchmarks.commands.arguments import REFERENCE, Engine, Methods, Mode, Profile, Seeds
 from benchmarks.errors import UserError, closest
 from benchmarks.record import load_records, write_atomically
 from benchmarks.yaml_files import digest_of
@@ -26,6 +26,7 @@ def table(
     seeds: Seeds = "",
     methods: Methods = "",
     mode: Mode = "controlled",
+    engine: Engine = "",
     write: Annotated[Path | None, typer.Option(help="Folder for .md, .csv and .tex.")] = None,
     data_root: Annotated[Path | None, typer.Option(hidden=True)] = None,  # the same flags as sweep
 ) -> None:
@@ -50,17 +51,18 @@ def table(
         reference=reference or None,
         selections=arguments.names(selection),
     )
+    arguments.check_engine(protocol, engine)
     built = tables.build(
         spec,
         protocol,
-        load_records(records, protocol.name, mode),
+        load_records(records, protocol.name, mode, engine),
         table_spec.published(spec.published),
         request,
-        load_records(against, protocol.name, mode) if against else None,
+        load_records(against, protocol.name, mode, engine) if against else None,
     )
     print(render(built, form), end="")
     # One name for every choice, so that no table takes another's place.
-    choices = [placement, mode, methods, seeds and f"seeds{seeds}", selection]
+    choices = [placement, mode, engine, methods, seeds and f"seeds{seeds}", selection]
     choices.append(reference and f"minus-{reference}")
     named = [choice for choice in choices if choice not in ("", "default", "controlled")]
     stem = ".".join([spec.name, profile, *map(_in_file_name, named)])

@@ -42,6 +42,7 @@ def tune(
     from benchmarks import tuning
     from benchmarks.cell import prepare
 
+    seed = arguments.checked_seed(seed)
     whole = load_protocol(protocol)
     held_out = tuning.source_only(whole)
     grid = arguments.reals(rates, "--rates"), arguments.reals(decays, "--decays")

@@ -29,7 +29,7 @@ def resolve(asked: str) -> str:
     if asked == REFERENCE and not here:
         raise UserError(
             f"engine detectron2: Detectron2 is not installed here; install it as {_HOW_TO_GET_IT} "
-            "says, or set engine: torchvision in the protocol, which runs without it"
+            "says, or say --engine torchvision, which runs without it"
         )
     if asked != "auto":
         return asked
@@ -48,7 +48,7 @@ def load(asked: str) -> ModuleType:
     except ImportError as error:
         raise UserError(
             f"engine {engine}: installed, but not to be imported ({error}); install it again, or "
-            "set another engine in the protocol"
+            "say another --engine"
         ) from error
 
 
@@ -56,7 +56,7 @@ def announcement(asked: str) -> str:
     """One line for whoever starts a run: which engine, and why."""
     engine = resolve(asked)
     if asked != "auto":
-        return f"engine {engine}, as the protocol says"
+        return f"engine {engine}, as asked"
     if engine == REFERENCE:
         return "engine auto: detectron2"
     return "engine auto: torchvision, since Detectron2 is not installed here"

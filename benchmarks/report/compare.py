@@ -184,6 +184,19 @@ def baselines(folder: Path, cells: Sequence[Cell], out: Path, how: str) -> Basel
     return Baselines(folder, tuple(rows), own)
 
 
+def with_engine_of(folder: Path, protocol: Protocol, mode: str) -> Protocol:
+    """The protocol; where it leaves the engine open, with the one its records were made with.
+
+    So a library that was installed later takes no comparison away.
+    """
+    if getattr(protocol, "engine", "") != "auto" or not folder.is_dir():
+        return protocol
+    engines = {record.cell.get("engine") for record in load_records(folder, protocol.name, mode)}
+    if len(engines) != 1 or engines == {protocol.engine_here}:
+        return protocol
+    return protocol.model_copy(update={"engine": engines.pop()})
+
+
 def _check_settings(record: Record, protocol: Protocol, folder: Path, remedy: str) -> None:
     if record.protocol_version != protocol.version:
         raise UserError(
@@ -193,8 +206,8 @@ def _check_settings(record: Record, protocol: Protocol, folder: Path, remedy: st
     engine, here = record.cell.get("engine"), protocol.engine_here
     if engine != here:
         raise UserError(
-            f"{folder}: the baselines were made with engine {engine}, and here it is {here}; set "
-            f"engine: {engine} in {protocol.name}, or {remedy}"
+            f"{folder}: the baselines were made with engine {engine}, and here it is {here}; say "
+            f"--engine {engine}, or {remedy}"
         )
     ours, theirs = protocol_semantics(protocol), record.cell["protocol"]
     odd = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))

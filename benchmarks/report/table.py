@@ -63,8 +63,8 @@ def _check_engine(records: Sequence[Record], protocol: Protocol, table: str) -> 
     raise UserError(
         f"{protocol.name}: {counts[kept]} records were made with engine {kept}, {len(odd)} with "
         f"{', '.join(sorted({str(r.cell.get('engine')) for r in odd}))}; tables never mix engines: "
-        f"move the latter away, set engine: {kept} in {protocol.name}, and run: python -m "
-        f"benchmarks sweep {table} --profile {protocol.profile} --methods {','.join(labels)} "
+        f"say --engine {kept}, and run what is missing: python -m benchmarks sweep {table} "
+        f"--engine {kept} --profile {protocol.profile} --methods {','.join(labels)} "
         f"--seeds {','.join(seeds)}"
     )
 

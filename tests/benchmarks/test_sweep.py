@@ -1,5 +1,6 @@
 """Sweeps: nothing twice, nothing lost, and what happens when a cell or a worker fails."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from paths import ROOT, SUPPORT
 from toy_records import toy_record
 from toy_sweep import log, plan, work
 
+from benchmarks import sweep
 from benchmarks.errors import UserError
 from benchmarks.record import Record
 from benchmarks.sweep import Plan, RunCell, finished, run_one
@@ -128,8 +130,45 @@ def test_dead_worker_is_reported_with_its_cell_and_the_others_finish(tmp_path: P
 
 def test_cells_left_by_a_dead_worker_are_counted(tmp_path: Path) -> None:
     outcome, _ = work(plan(tmp_path, toy_runs.dies_on_lora_seed_0), workers=1)
-    assert (outcome.ran, outcome.unstarted, outcome.exit_code) == (1, 2, 2)
-    assert outcome.summary()[-1] == "1 cells run, 0 recorded before, 2 not started"
+    assert (outcome.ran, outcome.unstarted, outcome.exit_code) == (3, 0, 2)
+    assert len(outcome.lost) == 1
+    assert outcome.summary()[-1] == "3 cells run, 0 recorded before"
+
+
+@pytest.mark.parametrize("run", [toy_runs.memory_is_full, toy_runs.loader_is_killed])
+def test_a_fault_of_the_machine_leaves_no_record_and_goes_on(run: RunCell, tmp_path: Path) -> None:
+    outcome, _ = work(plan(tmp_path, run), workers=1)
+    assert (outcome.ran, len(outcome.lost), outcome.exit_code) == (2, 2, 2)
+    assert all("the same command resumes it" in line for line in outcome.lost)
+    again, _ = work(plan(tmp_path), workers=1)
+    assert (again.ran, again.skipped) == (2, 2)
+
+
+def test_what_a_killed_write_left_goes_with_the_next_run(tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    path = made.out / made.cells[0].path
+    path.parent.mkdir(parents=True)
+    left = [path.with_name(f".{path.name}.checkpoint.new.abc"), path.with_name(".seed0.npz.abc")]
+    other = path.with_name(".seed01.npz.abc")
+    for file in (*left, other):
+        file.write_bytes(b"half")
+    work(made)
+    assert [file.exists() for file in (*left, other)] == [False, False, True]
+
+
+def test_a_stopped_worker_does_not_hang_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "PATIENCE", 0.5)
+
+    def stop_one(line: str, ends: bool) -> None:
+        for process in multiprocessing.active_children():
+            os.kill(process.pid, signal.SIGSTOP)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep.sweep(plan(tmp_path, toy_runs.dies_on_lora_seed_0), 2, stop_one)
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize(
@@ -153,7 +192,7 @@ def test_what_the_user_has_to_mend_stops_the_sweep_without_a_record(
 def test_record_of_another_digest_is_refused_before_anything_runs(tmp_path: Path) -> None:
     made = plan(tmp_path)
     toy_record("lora", 1, digest="0" * 64).write(made.out / made.cells[3].path)
-    with pytest.raises(UserError, match=r"seed1.json: record of another cell \(digest 00000000"):
+    with pytest.raises(UserError, match=r"another cell, it differs in data\.bdd100k"):
         work(made)
     assert not (tmp_path / "log").exists()
 

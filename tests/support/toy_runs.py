@@ -47,6 +47,18 @@ def data_is_broken(cell: Cell, out: Path, data_root: Path, device: str, progress
     raise UserError("image_7.png: truncated; fetch it again")
 
 
+def memory_is_full(cell: Cell, out: Path, data_root: Path, device: str, progress: bool) -> Record:
+    if cell.label == "lora":
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    return quick(cell, out, data_root, device, progress)
+
+
+def loader_is_killed(cell: Cell, out: Path, data_root: Path, device: str, progress: bool) -> Record:
+    if cell.label == "lora":
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    return quick(cell, out, data_root, device, progress)
+
+
 def disk_is_full(cell: Cell, out: Path, data_root: Path, device: str, progress: bool) -> Record:
     raise OSError(28, "No space left on device", "checkpoint")
 

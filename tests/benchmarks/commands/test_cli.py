@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -99,6 +100,12 @@ def test_list_prints_one_name_first_on_each_line(what: str, command: Command) ->
         (["table", "table1", "--records", "nowhere"], "nowhere: no such folder of records"),
         (["table", "table1", "--recipe", "controled"], "did you mean 'controlled'?"),
         (["table", "table1", "--seeds", "0,x", "--records", "."], "--seeds 0,x: expected whole"),
+        (["table", "table1", "--seeds", "-1", "--records", "."], "--seeds -1: expected whole"),
+        (["sweep", "table1", "--seeds", "4294967296"], "a seed lies in 0..4294967295"),
+        (["run", "mini_gtav", "lora", "--seed", "-2"], "--seed -2: a seed lies in"),
+        (["tune", "mini_gtav", "--methods", "lora", "--seed", "-1"], "--seed -1: a seed lies in"),
+        (["sweep", "table1", "--engine", "torchvision"], "has no choice of them; leave it out"),
+        (["sweep", "table2", "--engine", "torch"], "no engine 'torch'; did you mean"),
         (["run", "mini_gta", "lora"], "no protocol 'mini_gta'; did you mean 'mini_gtav'?"),
         (["run", "mini_gtav", "lor"], "no method 'lor'; did you mean 'lora'?"),
         (["run", "mini_gtav", "lora", "--set", "method.rang=2"], "no field 'rang'; did you mean"),
@@ -162,7 +169,7 @@ def test_placements_of_a_table(toy: dict[str, Path], command: Command) -> None:
 
 
 def test_sweep_runs_what_is_missing_and_says_so(toy: dict[str, Path], command: Command) -> None:
-    code, out, err = command(*sweep(toy, "--seeds", "0,1", "--workers", 2))
+    code, out, err = command(*sweep(toy, "--seeds", "0,1,0", "--workers", 2))
     assert (code, out) == (0, "")
     assert "[4/4]" in err
     assert err.splitlines()[-1] == "4 cells run, 0 recorded before"
@@ -238,3 +245,24 @@ def test_output_cut_off_by_a_pipe_leaves_no_traceback() -> None:
     shell = subprocess.run(code, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
     assert "Traceback" not in shell.stderr
     assert os.name == "posix"
+
+
+def test_an_interrupt_while_modules_are_imported_is_one_line(tmp_path: Path) -> None:
+    # The first import is slow, and tells when it is reached.
+    (tmp_path / "typer.py").write_text(
+        "import time\nprint('importing', flush=True)\ntime.sleep(60)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", "list"],
+        env=os.environ | {"PYTHONPATH": path},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, "interrupted; the same command resumes\n")

@@ -7,14 +7,15 @@ import toy_compare
 
 from benchmarks.__main__ import main
 from benchmarks.cell import make_cell
+from benchmarks.commands import arguments
 from benchmarks.conformance import check
 from benchmarks.conformance.check import Finding
 from benchmarks.detection import engines
 from benchmarks.errors import UserError
-from benchmarks.record import Evaluation, Score
+from benchmarks.record import Evaluation, Score, load_records
 from benchmarks.report import spec as table_spec
 from benchmarks.report import table as tables
-from benchmarks.report.compare import _check_settings
+from benchmarks.report.compare import _check_settings, with_engine_of
 from benchmarks.report.formats import render
 from benchmarks.tasks import load_protocol
 
@@ -110,9 +111,33 @@ def test_a_table_never_mixes_engines_and_says_what_to_run():
         table(mixed)
     assert str(caught.value) == (
         "mini_sdgod: 3 records were made with engine torchvision, 1 with detectron2; tables never "
-        "mix engines: move the latter away, set engine: torchvision in mini_sdgod, and run: "
-        "python -m benchmarks sweep table2 --profile mini --methods lora --seeds 1"
+        "mix engines: say --engine torchvision, and run what is missing: python -m benchmarks "
+        "sweep table2 --engine torchvision --profile mini --methods lora --seeds 1"
     )
+
+
+def test_engine_picks_the_records_that_were_made_with_it(tmp_path):
+    for made in (*records(keys=list(SCORES)[:3]), *records("detectron2", list(SCORES)[3:])):
+        made.write(tmp_path / made.path)
+    held = load_records(tmp_path, "mini_sdgod", "controlled", "torchvision")
+    assert len(held) == 3
+    assert {record.cell["engine"] for record in held} == {"torchvision"}
+
+
+def test_baselines_of_one_engine_say_which_a_comparison_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "_is_here", lambda: True)  # installed after they were made
+    for made in records():
+        made.write(tmp_path / made.path)
+    protocol = load_protocol("mini_sdgod")
+    assert protocol.engine_here == "detectron2"
+    chosen = with_engine_of(tmp_path, protocol, "controlled")
+    assert chosen.engine_here == "torchvision"
+
+
+def test_segmentation_has_no_engine_to_choose():
+    protocol = load_protocol("mini_gtav")
+    with pytest.raises(UserError, match="--engine torchvision: mini_gtav has no choice of them"):
+        arguments.with_engine(protocol, "torchvision")
 
 
 def test_records_of_another_engine_are_no_reference():

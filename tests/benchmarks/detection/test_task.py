@@ -205,7 +205,7 @@ def test_an_engine_that_is_missing_is_refused_before_any_work(tmp_path):
     cell = cell_of(engine="detectron2")
     with pytest.raises(UserError, match=r"not installed here; install it as https.*torchvision"):
         _ = cell.digest
-    with pytest.raises(UserError, match="set engine: torchvision in the protocol"):
+    with pytest.raises(UserError, match="say --engine torchvision"):
         run.run_cell(cell, tmp_path, tmp_path)
     assert files(tmp_path) == []
 
@@ -241,7 +241,7 @@ def test_the_engine_decides_the_digest_and_its_name_in_the_protocol_does_not(mon
     copied = auto.protocol.model_copy(update={"engine": "torchvision"})
     named = make_cell(copied, "soma", seed=0, placement="all", data={})
     assert auto.digest == named.digest
-    assert copied.engine_reason == "engine torchvision, as the protocol says"
+    assert copied.engine_reason == "engine torchvision, as asked"
     with pytest.raises(UserError, match="no engine 'torchvison'; did you mean 'torchvision'"):
         _ = copied.model_copy(update={"engine": "torchvison"}).engine_here
     assert protocol_semantics(auto.protocol) == protocol_semantics(named.protocol)
