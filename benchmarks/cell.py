@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import methods, tasks, yaml_files
 from benchmarks.data.cards import load_card
+from benchmarks.data.files import excluded
 from benchmarks.environment import environment
 from benchmarks.errors import UserError, closest
 from benchmarks.methods import make_method, method_semantics
@@ -170,17 +171,20 @@ def make_cell(
         seed: of everything that is drawn.
         placement: its name; None for the protocol's default.
         mode: name of the recipe mode.
-        changes: what `parse_changes` returns, from the command line.
+        changes: what `parse_changes` returns, from the command line. What it says of the data is
+            the protocol's part, the same for every row.
         data: domain -> fingerprint of its files; None where `prepare` has still to look.
 
     Raises:
         UserError: unknown method, field, placement, mode, or a value that does not fit; no trials.
     """
+    changes = {kind: dict(part) for kind, part in (changes or {}).items() if part}
+    for domain, names in changes.pop("data", {}).items():
+        protocol = protocol.excluding(domain, names)
     placement = placement or protocol.default_placement
     if placement not in protocol.placements:
         known = closest(placement, protocol.placements)
         raise UserError(f"{protocol.name}: no placement {placement!r}{known}")
-    changes = {kind: dict(part) for kind, part in (changes or {}).items() if part}
     budget = budget_of(protocol, method, mode, seed)
     tuned = budget.chosen if budget else {}
     recipe = protocol.recipe_for(method, mode, tuned | changes.get("recipe", {}))
@@ -252,7 +256,8 @@ def fingerprints(protocol: Protocol, data_root: Path) -> dict[str, str]:
     prints = {}
     for domain in (*protocol.source, *protocol.scored_domains):
         card = load_card(domain.card, protocol.ground_truth)
-        prints[domain.domain] = card.fingerprint(data_root, domain.split)
+        card.home(data_root, rendered=protocol.data_root is not None)
+        prints[domain.domain] = card.fingerprint(data_root, domain.split, exclude=domain.exclude)
         if listing := card.listing(data_root, domain.split):
             prints[f"{domain.domain}.list"] = listing
     return prints | fingerprint(protocol.backbone)
@@ -284,18 +289,34 @@ def _first_stage_digest(cell: Cell, out: Path) -> str:
 def parse_changes(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
     """`["recipe.lr=1e-3", "method.rank=8"]` as `{"recipe": {"lr": 0.001}, "method": {"rank": 8}}`.
 
+    "data.DOMAIN.exclude=[a, b]" or "data.DOMAIN.exclude=names.txt" is `{"data": {DOMAIN: (a, b)}}`.
+
     Raises:
-        UserError: not of that form, or an unknown recipe field.
+        UserError: not of that form, an unknown recipe field, or a file of names that is not there.
     """
-    changes: dict[str, dict[str, Any]] = {"recipe": {}, "method": {}}
+    changes: dict[str, dict[str, Any]] = {"recipe": {}, "method": {}, "data": {}}
     for setting in settings:
+        where = f"--set {setting:.100}"
         key, equals, text = setting.partition("=")
         kind, dot, name = key.partition(".")
-        if not (equals and dot and name and kind in changes):
+        domain, _, field = name.rpartition(".")
+        if not (equals and dot and name and kind in changes) or (
+            kind == "data" and (field != "exclude" or not domain)
+        ):
             raise UserError(
-                f"--set {setting:.100}: expected recipe.FIELD=VALUE or method.FIELD=VALUE"
+                f"{where}: expected recipe.FIELD=VALUE, method.FIELD=VALUE or "
+                "data.DOMAIN.exclude=NAMES"
             )
-        changes[kind][name] = yaml_files.parse(text, f"--set {setting:.100}")
+        value = yaml_files.parse(text, where)
+        if kind != "data":
+            changes[kind][name] = value
+            continue
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+            raise UserError(
+                f"{where}: expected [NAME, ...], in quotes what reads as a number, or a .txt file"
+            )
+        changes[kind][domain] = excluded(names)
     yaml_files.validate(RecipeChanges, changes["recipe"], "--set recipe")
     return changes
 
@@ -306,3 +327,16 @@ def protocol_semantics(protocol: Protocol) -> dict[str, Any]:
     if semantics["backbone"].pop("weights") == "random":
         semantics["backbone"]["sha256"] = "random"
     return semantics
+
+
+def settings_of(semantics: Mapping[str, Any]) -> dict[str, Any]:
+    """What `protocol_semantics` gives, without the images that are left out.
+
+    They are no setting: fingerprints say what was read.
+    """
+    return {
+        key: [{k: v for k, v in domain.items() if k != "exclude"} for domain in value]
+        if isinstance(value, list) and all(isinstance(each, dict) for each in value)
+        else value
+        for key, value in semantics.items()
+    }

@@ -53,14 +53,14 @@ def data(protocol: Protocol, root: Path | None) -> Splits:
         root: folder of the data sets, where it is known.
     """
     scored = protocol.scored_domains
-    wanted = {(domain.card, domain.split): None for domain in (*protocol.source, *scored)}
-    return {(card, split): _split(protocol, root, card, split) for card, split in wanted}
+    wanted = {(domain.card, domain.split): domain for domain in (*protocol.source, *scored)}
+    return {key: _split(protocol, root, domain) for key, domain in wanted.items()}
 
 
-def _split(protocol: Protocol, root: Path | None, name: str, split: str) -> Split:
-    card = load_card(name)
+def _split(protocol: Protocol, root: Path | None, domain: Domain) -> Split:
+    card, split = load_card(domain.card), domain.split
     expected = card.split(split).count
-    way = "scripts/download_datasets.sh --list names ways to get it"
+    way = f"scripts/download_datasets.sh --dataset {card.name} gets it, or says how"
     if protocol.data_root is not None:
         way = "python -m benchmarks mini render makes it"
     if root is None:
@@ -68,10 +68,11 @@ def _split(protocol: Protocol, root: Path | None, name: str, split: str) -> Spli
     if not (root / card.folder).is_dir():
         return Split(expected, False, f"missing: no folder {root / card.folder}; {way}")
     try:
-        found = len(card.pairs(root, split))
+        found = len(card.pairs(root, split, exclude=domain.exclude))
     except UserError as error:
         return Split(expected, False, f"missing: {error}")
-    return Split(found, True, f"{found:,} images in {root / card.folder}")
+    words = f"{found:,} images in {root / card.folder}"
+    return Split(found + len(domain.exclude), True, words)
 
 
 def scored_images(domain: Domain, total: int) -> int:

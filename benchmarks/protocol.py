@@ -92,7 +92,8 @@ class Domain(Strict):
         holdout: number of pairs, last in name order, that are never trained on: a source leaves
             them out, a validation domain is exactly them. limit: at most so many pairs, first in
             name order; null is all.
-        exclude: names of pairs that are left out before that, such as files known to be corrupted.
+        exclude: names of images that are left out before that, with ground truth or without, such
+            as files known to be corrupted.
         halve: images (bicubic) and ground truth (nearest) are halved when read, sides rounded down.
             "jpeg" also sends the image through JPEG at Pillow's default quality, as the files that
             Rein and SoMA score Mapillary on were made. Null reads files as they are.
@@ -306,6 +307,40 @@ class Protocol(Strict):
         if self.selection == "source-val" and not self.validation:
             raise ValueError("selection source-val needs a validation domain")
         return self
+
+    @model_validator(mode="after")
+    def _splits_exclude_alike(self) -> "Protocol":
+        excluded: dict[tuple[str, str], tuple[str, ...]] = {}
+        for domain in (*self.source, *self.scored_domains):
+            key = domain.card, domain.split
+            if set(excluded.setdefault(key, domain.exclude)) != set(domain.exclude):
+                raise ValueError(
+                    f"domain {domain.domain!r}: exclude differs from that of another domain of "
+                    "the same split, so that what is held out from one is not the other; give both "
+                    "the same"
+                )
+        return self
+
+    def excluding(self, domain: str, names: tuple[str, ...]) -> "Protocol":
+        """This protocol without some images, in every domain that reads the same split.
+
+        Raises:
+            UserError: it has no such domain.
+        """
+        domains = {each.domain: each for each in (*self.source, *self.scored_domains)}
+        if domain not in domains:
+            raise UserError(f"{self.name}: no domain {domain!r}{closest(domain, domains)}")
+        asked = domains[domain]
+        groups = {
+            field: tuple(
+                each.model_copy(update={"exclude": names})
+                if (each.card, each.split) == (asked.card, asked.split)
+                else each
+                for each in getattr(self, field)
+            )
+            for field in ("source", *self.roles.values())
+        }
+        return self.model_copy(update=groups)
 
     @property
     def scored(self) -> dict[str, tuple[Domain, ...]]:

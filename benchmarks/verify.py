@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -74,7 +75,8 @@ class Report:
     """What was found.
 
     Attributes:
-        faults: one line each. splits: split -> summary; none where a file is at fault.
+        faults: one line each. names: fault -> name of its image, "" where it is not one image's.
+        splits: split -> summary; none where a file is at fault.
         absent: split -> why it was left out. images: how many were read, in so many seconds.
     """
 
@@ -83,9 +85,17 @@ class Report:
     absent: dict[str, str]
     images: int
     seconds: float
+    names: dict[str, str] = field(default_factory=dict)
 
 
-def verify(card: Card, root: Path, splits: tuple[str, ...], workers: int, partial: bool) -> Report:
+def verify(
+    card: Card,
+    root: Path,
+    splits: tuple[str, ...],
+    workers: int,
+    partial: bool,
+    exclude: Collection[str] = (),
+) -> Report:
     """Read every file of some splits of a data set; a file of several splits is read once.
 
     Args:
@@ -95,41 +105,49 @@ def verify(card: Card, root: Path, splits: tuple[str, ...], workers: int, partia
         workers: processes that read; 0 reads in this one.
         partial: whether splits may be missing, or hold a number of images that no known edition
             has. The rendered mini worlds always may.
+        exclude: names of images that are left out, as `Domain.exclude`.
 
     Raises:
-        UserError: no such data set or split, none of the splits is there, a process was killed.
+        UserError: no such data set or split, none of the splits is there, a process was killed, no
+            split has a name to exclude.
     """
     home, partial = card.home(root), partial or _rendered(root)
-    faults: list[str] = []
+    faults: dict[str, str] = {}
     absent: dict[str, str] = {}
     pairs: dict[str, list[Pair]] = {}
+    left_out: dict[str, set[str]] = {}
     for split in splits:
         card.split(split)
         try:
-            pairs[split] = card.pairs(root, split, faults)
+            left_out[split] = set(exclude) & card.names(root, split) if exclude else set()
+            pairs[split] = card.pairs(root, split, faults, left_out[split])
         except Absent as error:
             absent[split] = str(error)
         except UserError as error:
-            faults.append(str(error))
+            faults[str(error)] = ""
     if len(absent) == len(splits):
         raise UserError(next(iter(absent.values())))
+    if unknown := set(exclude).difference(*left_out.values()):
+        raise UserError(f"--exclude: no image of {home} is called {min(unknown)!r}")
     if not partial:
-        faults += absent.values()
+        faults |= dict.fromkeys(absent.values(), "")
     started = time.perf_counter()
     findings = _read(list(dict.fromkeys(chain(*pairs.values()))), card, workers)
     seconds = time.perf_counter() - started
-    faults += [finding.fault for finding in findings.values() if finding.fault]
+    faults |= {each.fault: pair.name for pair, each in findings.items() if each.fault}
     summaries = {}
     for split, found in pairs.items() if not faults else ():
-        summaries[split] = _summary(card, root, split, {pair: findings[pair] for pair in found})
+        read = {pair: findings[pair] for pair in found}
+        summaries[split] = _summary(card, root, split, read, left_out[split])
     for split, summary in summaries.items() if not partial else ():
         if not summary.edition:
             known = ", ".join(f"{count:,} ({name})" for name, count in card.editions(split).items())
-            faults.append(
+            line = (
                 f"{home}: {split} has {summary.images:,} images, known are {known}; unpack the "
                 "rest, or accept them with --partial"
             )
-    return Report(list(dict.fromkeys(faults)), summaries, absent, len(findings), seconds)
+            faults[line] = ""
+    return Report(list(faults), summaries, absent, len(findings), seconds, faults)
 
 
 def _rendered(root: Path) -> bool:
@@ -202,7 +220,13 @@ def _digest(file: Path) -> str:
         raise UserError(f"{file}: cannot be read ({error}); copy or unpack it again") from None
 
 
-def _summary(card: Card, root: Path, split: str, findings: dict[Pair, Finding]) -> Summary:
+def _summary(
+    card: Card,
+    root: Path,
+    split: str,
+    findings: dict[Pair, Finding],
+    exclude: Collection[str],
+) -> Summary:
     found = findings.values()
     empty = sum(not any(each.counts) for each in found)
     boxes = card.boxes
@@ -224,6 +248,6 @@ def _summary(card: Card, root: Path, split: str, findings: dict[Pair, Finding]) 
         empty=empty,
         repaired=dict(sum((each.repaired for each in found), Counter())),
         listing=card.listing(root, split) if boxes else None,
-        fingerprint=card.fingerprint(root, split),
-        contents=card.fingerprint(root, split, digests.__getitem__),
+        fingerprint=card.fingerprint(root, split, exclude=exclude),
+        contents=card.fingerprint(root, split, digests.__getitem__, exclude),
     )

@@ -27,7 +27,12 @@ Profile = Annotated[str, typer.Option(help="Which protocol of the table: mini, s
 PlacementName = Annotated[str, typer.Option(help="Adapted blocks: default, both, or a name.")]
 Mode = Annotated[str, typer.Option("--recipe", help="Recipe mode of the protocol.")]
 Settings = Annotated[
-    list[str], typer.Option("--set", help="recipe.FIELD=VALUE or method.FIELD=VALUE; repeatable.")
+    list[str],
+    typer.Option(
+        "--set",
+        help="recipe.FIELD=VALUE, method.FIELD=VALUE, or data.DOMAIN.exclude=[NAME, ...] or =a "
+        ".txt file of names; repeatable.",
+    ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N; workers take GPUs in turn.")]
 Devices = Annotated[int, typer.Option(min=1, help="Of them on each node, sharing each batch.")]

@@ -27,28 +27,42 @@ def verify(
     partial: Annotated[
         bool, typer.Option(help="Splits may be missing and hold any number of images.")
     ] = False,
+    exclude: Annotated[
+        list[str], typer.Option(help="Name of an image to leave out, or a .txt file of names.")
+    ] = [],  # noqa: B006
+    write_faults: Annotated[
+        Path | None, typer.Option(help="Text file for all faults, which --exclude takes.")
+    ] = None,
     write: Annotated[Path | None, typer.Option(help="JSON file for what was found.")] = None,
 ) -> None:
     """Read every file of the data set CARD below ROOT: is it complete, sound and the one we mean?
 
-    The fingerprints are those of records. Exit code 2, and nothing written, if there are faults.
+    The fingerprints are those of records. Exit code 2 if there are faults, which --write-faults
+    lists; nothing else is written then.
     """
     from benchmarks import verify as verification
     from benchmarks.data.cards import load_card
+    from benchmarks.data.files import excluded
 
     found = load_card(card)
     splits = tuple(dict.fromkeys(split or found.splits))
     try:
-        report = verification.verify(found, root, splits, workers, partial)
+        names = excluded(exclude)
+        report = verification.verify(found, root, splits, workers, partial, names)
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}; is this the data root?") from None
     pace = report.images / report.seconds
     print(f"{report.images} images in {report.seconds:.1f} s, {pace:.0f} images/s", file=sys.stderr)
+    if write_faults:
+        _write_faults(write_faults, report)
     if report.faults:
         for fault in report.faults[:SHOWN]:
             print(f"fault: {fault}", file=sys.stderr)
         count, shown = len(report.faults), min(len(report.faults), SHOWN)
-        raise UserError(f"{card}: faults: {count}, shown above: {shown}; fix them and verify again")
+        where = f"{write_faults} has all" if write_faults else "--write-faults FILE lists all"
+        raise UserError(
+            f"{card}: faults: {count}, shown above: {shown}, {where}; fix them and verify again"
+        )
     print(_text(report))
     if write:
         _write(write, card, report)
@@ -85,6 +99,13 @@ def _notes(found: "Summary") -> Iterator[str]:
     if found.repaired:
         parts = ", ".join(f"{count} {what}" for what, count in sorted(found.repaired.items()))
         yield f"boxes repaired in memory while reading: {parts}"
+
+
+def _write_faults(file: Path, report: "Report") -> None:
+    """Each fault as a remark, followed by the name of its image where it is one image's."""
+    lines = [part for fault in report.faults for part in (f"# {fault}", report.names[fault])]
+    text = "".join(f"{line}\n" for line in lines if line)
+    write_atomically(file, lambda opened: opened.write(text.encode()))
 
 
 def _write(file: Path, card: str, report: "Report") -> None:

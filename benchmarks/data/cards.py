@@ -7,7 +7,7 @@ labels become trainIds while they are read.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +18,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from benchmarks import yaml_files
 from benchmarks.data.download_source import Source
 from benchmarks.data.files import (
+    Absent,
+    Files,
     Pair,
     chosen,
     content_of,
@@ -26,6 +28,9 @@ from benchmarks.data.files import (
     inside,
     listed,
     listed_pairs,
+    matches,
+    most,
+    names_in,
     paired,
     size_of,
     spelled,
@@ -158,6 +163,7 @@ class Card(Strict):
         download: ways to get the files, the usual one first.
         label: how labels per pixel are stored; None for a data set with boxes.
         boxes: how boxes are stored; None for a data set with a label per pixel.
+        elsewhere: folder, from the data root, that another toolkit prepares -> what to do with it.
     """
 
     name: str
@@ -174,6 +180,7 @@ class Card(Strict):
     download: tuple[Source, ...] = ()
     label: Label | None = None
     boxes: Boxes | None = None
+    elsewhere: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_ground_truth(self) -> Card:
@@ -190,18 +197,18 @@ class Card(Strict):
                 raise ValueError(f"variants.{name}: has the count of its split; leave it out")
         return self
 
-    def home(self, root: Path) -> Path:
-        """The folder of the data set.
+    def home(self, root: Path, rendered: bool = False) -> Path:
+        """The folder of the data set; `rendered` says that it is one of the mini worlds.
 
         Raises:
             UserError: there is none.
         """
         home = root / self.folder
         if not home.is_dir():
-            raise UserError(
-                f"{home}: no such folder; {self.title} is expected there: give another data root, "
-                "or render the mini worlds (python -m benchmarks mini)"
-            )
+            fetch = f"scripts/download_datasets.sh --dataset {self.name} --root {root}"
+            how = f"python -m benchmarks mini render --out {root}" if rendered else fetch
+            ways = self._elsewhere(root) or f"{how} makes it, or give another data root"
+            raise UserError(f"{home}: no such folder; {self.title} is expected there: {ways}")
         return home
 
     def split(self, name: str) -> Split:
@@ -259,7 +266,13 @@ class Card(Strict):
             return self.label.void[0]
         return self.label.classes[self.classes[train_id]][0]
 
-    def pairs(self, root: Path, split: str, faults: list[str] | None = None) -> list[Pair]:
+    def pairs(
+        self,
+        root: Path,
+        split: str,
+        faults: dict[str, str] | None = None,
+        exclude: Collection[str] = (),
+    ) -> list[Pair]:
         """All images of a split with their ground truth, those without a box too, sorted by name.
 
         The name of an image of several levels of fog ends with its level.
@@ -267,34 +280,89 @@ class Card(Strict):
         Args:
             root: the data root.
             split: name of a split.
-            faults: takes a line for each file without its counterpart, instead of an error.
+            faults: takes a line for each file without its counterpart -> the name of the image,
+                instead of an error.
+            exclude: names of images that are passed over, as if neither they nor their ground
+                truth were there.
 
         Raises:
             Absent: missing folder of a domain, missing list, no image or no ground truth at all.
             UserError: missing folder of the data set, two spellings of a domain, a list that is
                 empty or names files that are not there, an image without ground truth or the other
-                way round.
+                way round, a name to exclude that no file has.
         """
         home, found = self.home(root), self.split(split)
-        words = self.title, self.access
-        spelling = spelled(home, found.folder, *words)
-        labels = tuple(filled(pattern, folder=spelling) for pattern in found.labels)
+        spelling = spelled(home, found.folder, self.title, self.access)
+        if unknown := set(exclude) - (self.names(root, split) if exclude else set()):
+            raise UserError(
+                f"exclude: no image or ground truth of {self.name} is called {min(unknown)!r} "
+                f"({split}); correct the list"
+            )
         pairs = []
+        here: dict[str, str] | None = None if faults is None else {}
         for beta in found.beta or ("",):
-            images = filled(found.images, folder=spelling, beta=beta)
+            level = f"_beta_{beta}" if beta else ""
+            images, truth = self._files(home, found, folder=spelling, beta=beta)
+            there = {key[0] for key in (*images, *truth)}
+            images, truth = (
+                {key: path for key, path in files.items() if key[0] + level not in exclude}
+                for files in (images, truth)
+            )
             if found.list_file is None:
-                level = f"_beta_{beta}" if beta else ""
-                pairs += [
-                    Pair(pair.name + level, pair.image, pair.label)
-                    for pair in paired(home, images, labels, *words, faults=faults)
-                ]
+                made = paired(images, truth, self.title, here)
             else:
                 file = home / filled(found.list_file, folder=spelling)
-                pairs += listed_pairs(file, home, images, labels, self.title, faults)
+                names = [name for name in names_in(file, there) if name not in exclude]
+                made = listed_pairs(names, file, images, truth, self.title, here)
+            if faults is not None:
+                faults |= {line: name + level for line, name in here.items()}
+                here.clear()
+            pairs += [Pair(pair.name + level, pair.image, pair.label) for pair in made]
         if found.only is not None:
             file = FOLDER / found.only.file
-            pairs = chosen(pairs, listed(file, found.only.sha256), f"{self.name}: {file}")
+            wanted = set(listed(file, found.only.sha256)).difference(exclude)
+            pairs = chosen(pairs, wanted, f"{self.name}: {file}")
         return sorted(pairs, key=lambda pair: (pair.name, pair.image))
+
+    def names(self, root: Path, split: str) -> set[str]:
+        """Names of all images of a split and of all ground truth, paired or not.
+
+        Raises:
+            UserError: see `pairs`.
+        """
+        home, found = self.home(root), self.split(split)
+        spelling = spelled(home, found.folder, self.title, self.access)
+        known = set()
+        for beta in found.beta or ("",):
+            files = self._files(home, found, folder=spelling, beta=beta)
+            level = f"_beta_{beta}" if beta else ""
+            known |= {key[0] + level for key in (*files[0], *files[1])}
+        if found.list_file is not None:
+            known.update(names_in(home / filled(found.list_file, folder=spelling), known))
+        return known
+
+    def _files(self, home: Path, split: Split, **parts: str) -> tuple[Files, Files]:
+        """Images and ground truth of a split.
+
+        Raises:
+            Absent: none of either, where no list says what there has to be.
+        """
+        images = filled(split.images, **parts)
+        labels = tuple(filled(pattern, **parts) for pattern in split.labels)
+        found, truth = matches(home, images), most(home, labels)
+        for kind, have, patterns in (("image", found, (images,)), ("label", truth, labels)):
+            if not have and split.list_file is None:
+                wanted = " or ".join(patterns)
+                raise Absent(
+                    f"{home}: no {kind} matches {wanted}; "
+                    + (self._elsewhere(home.parent) or f"unpack {self.title} there ({self.access})")
+                )
+        return found, truth
+
+    def _elsewhere(self, root: Path) -> str:
+        """What to do where the data set lies as another toolkit prepares it; "" elsewhere."""
+        there = {root / at: do for at, do in self.elsewhere.items() if (root / at).is_dir()}
+        return next((f"{folder} is there: {do}" for folder, do in there.items()), "")
 
     def listing(self, root: Path, split: str) -> str | None:
         """The list file of a split as "relative path sha256:digest"; None where it has none.
@@ -310,19 +378,26 @@ class Card(Strict):
         usual = filled(found.list_file, folder=(*found.folder, "")[0])
         return f"{usual} sha256:{hashlib.sha256(content_of(file)).hexdigest()}"
 
-    def fingerprint(self, root: Path, split: str, of: Callable[[Path], object] = size_of) -> str:
+    def fingerprint(
+        self,
+        root: Path,
+        split: str,
+        of: Callable[[Path], object] = size_of,
+        exclude: Collection[str] = (),
+    ) -> str:
         """SHA-256 over the sorted lines "relative path:bytes" of images and ground truth.
 
         With boxes two more lines hold the list with its hash and the rule for images without a box.
         A folder of several spellings stands under its usual name. `of` gives what stands after the
-        path, in place of the number of bytes.
+        path, in place of the number of bytes. What is excluded (see `pairs`) has no line.
 
         Raises:
             UserError: see `pairs`.
         """
         home, found = self.home(root), self.split(split)
         here, usual = spelled(home, found.folder, self.title, self.access), (*found.folder, "")[0]
-        files = {file for pair in self.pairs(root, split) for file in (pair.image, pair.label)}
+        pairs = self.pairs(root, split, exclude=exclude)
+        files = {file for pair in pairs for file in (pair.image, pair.label)}
         lines = set()
         if self.boxes:
             lines = {f"list:{self.listing(root, split)}", f"empty:{found.empty}"}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 
 from benchmarks.errors import UserError
@@ -16,9 +17,8 @@ def training_part(domain: Domain, pairs: list[Pair], folder: Path) -> list[Pair]
     """Those of all pairs of a domain that may be trained on; `folder` is where they lie.
 
     Raises:
-        UserError: an excluded pair is not there; nothing is left to train on.
+        UserError: nothing is left to train on.
     """
-    pairs = _not_excluded(domain, pairs)
     kept = pairs[: len(pairs) - domain.holdout] if len(pairs) > domain.holdout else []
     if not kept:
         raise UserError(
@@ -32,25 +32,30 @@ def evaluation_part(domain: Domain, pairs: list[Pair], folder: Path) -> list[Pai
     """Those of all pairs of a domain that are scored; `folder` is where they lie.
 
     Raises:
-        UserError: an excluded pair is not there; fewer images than are held out.
+        UserError: fewer images than are held out, or none at all.
     """
-    pairs = _not_excluded(domain, pairs)
-    if len(pairs) < domain.holdout:
+    if not pairs or len(pairs) < domain.holdout:
         raise UserError(
-            f"{domain.domain}: {len(pairs)} images are fewer than the {domain.holdout} held out; "
-            f"add images to {folder} or hold out fewer"
+            f"{domain.domain}: {len(pairs)} images are fewer than the {domain.holdout} held out, "
+            f"or none to score; add images to {folder}, hold out or exclude fewer"
         )
     return pairs[len(pairs) - domain.holdout if domain.holdout else 0 :][: domain.limit]
 
 
-def _not_excluded(domain: Domain, pairs: list[Pair]) -> list[Pair]:
-    unknown = sorted(set(domain.exclude) - {pair.name for pair in pairs})
-    if unknown:
-        raise UserError(
-            f"{domain.domain}: exclude: no pair of {domain.card} is called {unknown[0]!r}; correct "
-            "the list"
-        )
-    return [pair for pair in pairs if pair.name not in domain.exclude]
+def refuse_overlap(trained: dict[Domain, list[Pair]], scored: dict[Domain, list[Pair]]) -> None:
+    """No image may be both trained on and scored; both are domain -> pairs.
+
+    Raises:
+        UserError: one is.
+    """
+    seen = {pair.image: domain for domain, pairs in trained.items() for pair in pairs}
+    for domain, pairs in scored.items():
+        if both := [pair.image for pair in pairs if pair.image in seen]:
+            raise UserError(
+                f"{domain.domain}: {len(both)} of its {len(pairs)} images are trained on in "
+                f"{seen[both[0]].domain}, the first is {both[0]}; correct the lists, or hold out "
+                "as many there"
+            )
 
 
 CONVERTED = "_labelTrainIds"  # other toolkits write converted labels beside the originals
@@ -69,69 +74,77 @@ class Absent(UserError):
     """A split is not there: its folder, its list, all of its images or labels are missing."""
 
 
+Files = dict[tuple[str, ...], Path]  # by name, and values of a pattern's other placeholders
+
+
+def most(home: Path, patterns: tuple[str, ...]) -> Files:
+    """Files that fit the pattern which most files fit: a half-unpacked layout hides no other."""
+    return max((matches(home, pattern) for pattern in patterns), key=len)
+
+
 def paired(
-    home: Path,
-    images: str,
-    labels: tuple[str, ...],
-    title: str,
-    access: str,
-    faults: list[str] | None = None,
+    found: Files, truth: Files, title: str, faults: dict[str, str] | None = None
 ) -> list[Pair]:
-    """All files below `home` that fit the pattern of images, with what fits one of the labels'.
+    """Images with their ground truth.
 
     Args:
-        home: folder of the data set.
-        images: pattern of the images.
-        labels: patterns of the ground truth, one per layout.
+        found: images.
+        truth: ground truth.
         title: name of the data set, for messages.
-        access: where it comes from, for messages.
-        faults: takes a line for each file without its counterpart, instead of an error.
+        faults: takes a line for each file without its counterpart -> the name of the image, instead
+            of an error.
 
     Raises:
-        Absent: no image or no label at all.
         UserError: an image without label, a label without image.
     """
-    found = matches(home, images)
-    # A half-unpacked second layout must not hide the complete one.
-    truth = max((matches(home, pattern) for pattern in labels), key=len)
-    for kind, have, patterns in (("image", found, (images,)), ("label", truth, labels)):
-        if not have:
-            wanted = " or ".join(patterns)
-            raise Absent(f"{home}: no {kind} matches {wanted}; unpack {title} there ({access})")
     for kind, have, others in (("label", found, truth), ("image", truth, found)):
         missing = sorted(have.keys() - others.keys())
         if faults is not None:
-            faults += [f"{have[key]}: has no {kind}; unpack the {kind}s again" for key in missing]
+            for key in missing:
+                faults[f"{have[key]}: has no {kind}; unpack the {kind}s again"] = key[0]
         elif missing:
             raise UserError(
                 f"{have[missing[0]]}: has no {kind} ({len(missing)} of {len(have)} files lack "
-                f"theirs); unpack the {kind}s of {title} completely"
+                f"theirs); unpack the {kind}s of {title} completely, or exclude them (`verify "
+                "--write-faults FILE` lists them)"
             )
     return [Pair(key[0], found[key], truth[key]) for key in found if key in truth]
 
 
-def matches(home: Path, pattern: str) -> dict[tuple[str, ...], Path]:
-    """Files that fit a pattern, by (name, values of the other placeholders in alphabetic order)."""
+def matches(home: Path, pattern: str) -> Files:
+    """Files that fit a pattern, by (name, values of the other placeholders in alphabetic order).
+
+    Capitals in the ending make no difference. "._NAME" beside NAME is what macOS knows of it.
+
+    Raises:
+        UserError: two files differ in the capitals of their endings only.
+    """
     # split() with one group returns text, placeholder, text, placeholder, ..., text
     parts = re.split(r"{(\w+)}", pattern)
     texts, fields = parts[::2], parts[1::2]
     groups = [f"(?P<{field}>[^/]+)" for field in fields]
-    regex = re.compile(
-        "".join(re.escape(text) + group for text, group in zip(texts, [*groups, ""], strict=True))
-    )
+    stem, dot, ending = texts[-1].rpartition(".")
+    fixed = [*map(re.escape, texts[:-1]), f"{re.escape(stem + dot)}(?i:{re.escape(ending)})"]
+    regex = re.compile("".join(a + b for a, b in zip(fixed, [*groups, ""], strict=True)))
     order = ["name", *sorted(set(fields) - {"name"})]
-    glob, found = "*".join(texts), {}
+    any_case = "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else c for c in ending)
+    glob, found = "*".join([*texts[:-1], stem + dot + any_case]), {}
     # Some unpackers leave an archive's folders in the names of files: "RGB\\0001.png".
     for path in (*home.glob(glob.replace("/", "\\")), *home.glob(glob)):
         match = regex.fullmatch(inside(path, home))
-        if match and not match["name"].endswith(CONVERTED):
-            found[tuple(match[field] for field in order)] = path
+        if not match or match["name"].endswith(CONVERTED) or path.name.startswith("._"):
+            continue
+        key = tuple(match[field] for field in order)
+        if (other := found.get(key, path)) != path and other.parent == path.parent:
+            raise UserError(f"{path}: {other.name} is there too; remove one of them")
+        found[key] = path
     return found
 
 
 def inside(file: Path, home: Path) -> str:
-    """Path of a file below `home` as the archive spells it, with "/"."""
-    return file.relative_to(home).as_posix().replace("\\", "/")
+    """Path of a file below `home` as the archive spells it, with "/" and a small ending."""
+    path = file.relative_to(home).as_posix().replace("\\", "/")
+    return path.removesuffix(file.suffix) + file.suffix.lower()
 
 
 def listed(file: Path, sha256: str) -> list[str]:
@@ -236,31 +249,72 @@ def content_of(file: Path) -> bytes:
         ) from None
 
 
-def listed_pairs(
-    file: Path,
-    home: Path,
-    images: str,
-    labels: tuple[str, ...],
-    title: str,
-    faults: list[str] | None,
-) -> list[Pair]:
-    """The pairs that a list names; a name that it repeats counts once."""
+def names_in(file: Path, known: Set[str] = frozenset()) -> list[str]:
+    """The image names in a list, one a line; a name that it repeats counts once.
+
+    VOC's lists per class have a column of 1, 0 and -1, others have endings: a line that is in
+    `known` without them is that name.
+
+    Raises:
+        UserError: it cannot be read, is no text, or names nothing.
+    """
     try:
-        lines = content_of(file).decode().splitlines()
+        lines = content_of(file).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise UserError(f"{file}: is not UTF-8 text; restore the original list") from None
-    names = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    names = list(dict.fromkeys(_name(line.strip(), known) for line in lines if line.strip()))
     if not names:
         raise UserError(f"{file}: names no image; restore the original list")
-    truth = max((matches(home, pattern) for pattern in labels), key=len)
-    for kind, have in (("image", found := matches(home, images)), ("annotation", truth)):
+    return names
+
+
+def excluded(entries: Iterable[str]) -> tuple[str, ...]:
+    """Names of images that are to be left out, sorted.
+
+    An entry is a name, or a .txt file of names, one a line; lines that begin with # are remarks.
+
+    Raises:
+        UserError: no such file, or it names nothing.
+    """
+    names: set[str] = set()
+    for entry in entries:
+        if not entry.endswith(".txt"):
+            names.add(entry)
+        elif not isfile(entry):
+            raise UserError(f"{entry}: no such file of names to exclude, one a line")
+        else:
+            names |= {name for name in names_in(Path(entry)) if not name.startswith("#")}
+    return tuple(sorted(names))
+
+
+def _name(line: str, known: Set[str]) -> str:
+    without_label = re.sub(r"\s+(-1|0|1)$", "", line)
+    stem = re.sub(r"\.(jpe?g|png|xml)$", "", without_label, flags=re.IGNORECASE)
+    return next((name for name in (line, without_label, stem) if name in known), line)
+
+
+def listed_pairs(
+    names: list[str],
+    file: Path,
+    found: Files,
+    truth: Files,
+    title: str,
+    faults: dict[str, str] | None = None,
+) -> list[Pair]:
+    """The pairs of `names`, those that the list `file` gives; other arguments as of `paired`.
+
+    Raises:
+        UserError: a name without image or annotation.
+    """
+    for kind, have in (("image", found), ("annotation", truth)):
         missing = [name for name in names if (name,) not in have]
         if faults is not None:
-            faults += [f"{file}: {name!r} has no {kind}; unpack it again" for name in missing]
+            faults |= {f"{file}: {n!r} has no {kind}; unpack it again": n for n in missing}
         elif missing:
             raise UserError(
                 f"{file}: {len(missing)} of {len(names)} names have no {kind}, the first is "
-                f"{missing[0]!r}; unpack {title} completely or correct the list"
+                f"{missing[0]!r}; unpack {title} completely or correct the list, which has one "
+                f"image name a line"
             )
     complete = found.keys() & truth.keys()
     return [Pair(name, found[name,], truth[name,]) for name in names if (name,) in complete]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from benchmarks.data.cards import Boxes, Card, load_card
-from benchmarks.data.files import Pair, evaluation_part, training_part
+from benchmarks.data.files import Pair, evaluation_part, refuse_overlap, training_part
 from benchmarks.data.loading import decoded, header_size
 from benchmarks.errors import UserError, closest
 from benchmarks.protocol import Domain, Protocol
@@ -65,7 +65,7 @@ def training_pairs(domain: Domain, root: Path, difficult: Rule, empty: Rule) -> 
         UserError: see `Card.pairs` and `read_objects`; nothing is left to train on; `halve` is set.
     """
     card = load_card(domain.card, "boxes")
-    pairs = training_part(domain, _pairs(domain, card, root), root / card.folder)
+    pairs = training_part(domain, _pairs(domain, root), root / card.folder)
     if empty == "drop":
         pairs = [
             pair for pair in pairs if trainable_boxes(read_objects(pair, card), difficult).any()
@@ -85,23 +85,23 @@ def evaluation_pairs(domain: Domain, root: Path) -> list[Pair]:
         UserError: see `Card.pairs` and `read_objects`; fewer images than are held out; `halve` is
             set.
     """
-    card = load_card(domain.card, "boxes")
-    return evaluation_part(domain, _pairs(domain, card, root), root / card.folder)
+    folder = root / load_card(domain.card, "boxes").folder
+    return evaluation_part(domain, _pairs(domain, root), folder)
 
 
-def _pairs(domain: Domain, card: Card, root: Path) -> list[Pair]:
+def _pairs(domain: Domain, root: Path) -> list[Pair]:
     if domain.halve:
         raise UserError(f"{domain.domain}: halve: boxes are never halved; give a test size instead")
-    return split_pairs(card, root, domain.split)
+    return split_pairs(load_card(domain.card, "boxes"), root, domain.split, domain.exclude)
 
 
-def split_pairs(card: Card, root: Path, split: str) -> list[Pair]:
-    """The images of a split, after its rule for images without a box.
+def split_pairs(card: Card, root: Path, split: str, exclude: Collection[str] = ()) -> list[Pair]:
+    """The images of a split without the excluded ones, after its rule for images without a box.
 
     Raises:
         UserError: see `Card.pairs` and `read_objects`.
     """
-    pairs = card.pairs(root, split)
+    pairs = card.pairs(root, split, exclude=exclude)
     if card.split(split).empty == "keep":
         return pairs
     return [pair for pair in pairs if len(read_objects(pair, card))]
@@ -125,10 +125,14 @@ def read_objects(pair: Pair, card: Card) -> Objects:
 
 def check_data(protocol: Protocol, root: Path) -> None:
     """See `Task.check_data`."""
-    for domain in (*protocol.source, *protocol.scored_domains):
+    trained = {
+        domain: training_part(domain, _pairs(domain, root), root) for domain in protocol.source
+    }
+    scored = {domain: evaluation_pairs(domain, root) for domain in protocol.scored_domains}
+    refuse_overlap(trained, scored)
+    for domain, pairs in (*trained.items(), *scored.items()):
         card = load_card(domain.card, "boxes")
-        part = training_part if domain in protocol.source else evaluation_part
-        for pair in part(domain, _pairs(domain, card, root), root / card.folder):
+        for pair in pairs:
             if header_size(pair.image) != read_objects(pair, card).size:
                 read_pair(pair, card)
 

@@ -99,10 +99,25 @@ def notes(
     if heads:
         sizes = ", ".join(f"{head:,}" for head in heads)
         lines.append(f"head: {sizes} parameters, trained in every row, not counted as trainable")
+    lines += _excluded(records)
     lines += _machines(records)
     if left_out:
         lines.append(f"{left_out} other records of this protocol (seed or method) are not shown")
     return lines
+
+
+def _excluded(records: Sequence[Record]) -> list[str]:
+    """How many images of each domain were left out, as the records say."""
+    counts = {
+        domain["domain"]: len(domain["exclude"])
+        for record in records
+        for group in record.cell.get("protocol", {}).values()
+        if isinstance(group, list)
+        for domain in group
+        if isinstance(domain, dict) and domain.get("exclude")
+    }
+    parts = ", ".join(f"{count} of {domain}" for domain, count in counts.items())
+    return [f"images left out, by name: {parts}"] if parts else []
 
 
 def _size(domain: object) -> str:

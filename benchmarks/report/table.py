@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import methods
-from benchmarks.cell import protocol_semantics
+from benchmarks.cell import protocol_semantics, settings_of
 from benchmarks.errors import UserError, closest
 from benchmarks.protocol import Protocol
 from benchmarks.record import Evaluation, Record
@@ -25,7 +25,7 @@ def check_alike(records: Sequence[Record], protocol: Protocol, table: str = "TAB
             from two different cells.
     """
     _check_engine(records, protocol, table)
-    semantics = protocol_semantics(protocol)
+    semantics = settings_of(protocol_semantics(protocol))
     data: dict[str, str] | None = None
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for record in records:
@@ -35,7 +35,7 @@ def check_alike(records: Sequence[Record], protocol: Protocol, table: str = "TAB
                 f"{who}: made under {protocol.name} version {record.protocol_version}, which is at "
                 f"version {protocol.version} now; tables never mix versions, run it again"
             )
-        if record.cell.get("protocol") != semantics:
+        if settings_of(record.cell.get("protocol", {})) != semantics:
             raise UserError(
                 f"{who}: made under other settings of {protocol.name} version {protocol.version}; "
                 "run it again, and raise `version` with every edit of a protocol"

@@ -17,7 +17,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from benchmarks.data.cards import IGNORE, OUTSIDE, Card, load_card
-from benchmarks.data.files import Pair, evaluation_part, training_part
+from benchmarks.data.files import Pair, evaluation_part, refuse_overlap, training_part
 from benchmarks.data.loading import Order, decoded, header_size, loaded
 from benchmarks.data.transforms import normalise, resize_to
 from benchmarks.distributed import WHOLE, Batch, Shard
@@ -35,7 +35,8 @@ def training_pairs(domain: Domain, root: Path) -> list[Pair]:
         UserError: see `Card.pairs`; nothing is left to train on.
     """
     card = load_card(domain.card, "label")
-    return training_part(domain, card.pairs(root, domain.split), root / card.folder)
+    pairs = card.pairs(root, domain.split, exclude=domain.exclude)
+    return training_part(domain, pairs, root / card.folder)
 
 
 def evaluation_pairs(domain: Domain, root: Path) -> list[Pair]:
@@ -45,14 +46,16 @@ def evaluation_pairs(domain: Domain, root: Path) -> list[Pair]:
         UserError: see `Card.pairs`; fewer images than are held out.
     """
     card = load_card(domain.card, "label")
-    return evaluation_part(domain, card.pairs(root, domain.split), root / card.folder)
+    pairs = card.pairs(root, domain.split, exclude=domain.exclude)
+    return evaluation_part(domain, pairs, root / card.folder)
 
 
 def check_data(protocol: Protocol, root: Path) -> None:
     """See `Task.check_data`."""
-    parts = [(domain, training_pairs(domain, root)) for domain in protocol.source]
-    parts += [(domain, evaluation_pairs(domain, root)) for domain in protocol.scored_domains]
-    for domain, pairs in parts:
+    trained = {domain: training_pairs(domain, root) for domain in protocol.source}
+    scored = {domain: evaluation_pairs(domain, root) for domain in protocol.scored_domains}
+    refuse_overlap(trained, scored)
+    for domain, pairs in (*trained.items(), *scored.items()):
         for pair in pairs:
             if header_size(pair.image) != header_size(pair.label):
                 read_pair(pair, load_card(domain.card, "label"))

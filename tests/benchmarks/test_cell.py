@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from toy_records import toy_protocol
 
-from benchmarks.cell import Cell, make_cell, parse_changes
+from benchmarks.cell import Cell, make_cell, parse_changes, settings_of
 from benchmarks.errors import UserError
 from benchmarks.methods import code_of, make_method
-from benchmarks.yaml_files import Strict, added_field
+from benchmarks.yaml_files import Strict, added_field, validate
 
 METHOD_FILE = '''
 from dataclasses import dataclass
@@ -122,7 +122,10 @@ def test_changes_by_set_show_in_label_and_path() -> None:
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
-        ("lr=1", "--set lr=1: expected recipe.FIELD=VALUE or method.FIELD=VALUE"),
+        (
+            "lr=1",
+            "--set lr=1: expected recipe.FIELD=VALUE, method.FIELD=VALUE or data.",
+        ),
         ("recipe.lr", "--set recipe.lr: expected"),
         ("recipe.lrr=1", "unknown key lrr; did you mean 'lr'?"),
         ("recipe.lr=fast", "lr: input should be a valid number"),
@@ -131,6 +134,12 @@ def test_changes_by_set_show_in_label_and_path() -> None:
         ("method.rank=true", "method lora: field rank = True: Input should be a valid integer"),
         ("method.start_block=1", "the placement decides it"),
         ("recipe.lr=[1", "--set recipe.lr=[1:"),
+        ("data.gtav.limit=1", "or data.DOMAIN.exclude=NAMES"),
+        ("data.exclude=[a]", "or data.DOMAIN.exclude=NAMES"),
+        ("data.gtav.exclude=[1]", "expected [NAME, ...], in quotes what reads as a number"),
+        ("data.gtav.exclude={a: b}", "expected [NAME, ...]"),
+        ("data.gtav.exclude=none.txt", "none.txt: no such file of names to exclude"),
+        ("data.bdd.exclude=[a]", "toy: no domain 'bdd'; did you mean 'bdd100k'?"),
     ],
 )
 def test_wrong_set_is_one_line(setting: str, expected: str) -> None:
@@ -181,3 +190,27 @@ def test_wrong_method_file_is_one_line(
         make_method(spec, fields)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_images_left_out_are_the_protocols_part_of_every_row(tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("# x: has no label\nb\n\na.png\na\n")
+    plain = cell()
+    made = cell("lora", (f"data.bdd100k.exclude={names}",))
+    assert made.label == "lora"
+    assert made.path == plain.path
+    assert made.digest != plain.digest
+    excluded = {each.domain: each.exclude for each in made.protocol.scored_domains}
+    assert excluded == {"gtav_held_out": (), "cityscapes": (), "bdd100k": ("a", "a.png", "b")}
+    assert cell("lora", ("data.bdd100k.exclude=[b, a.png, a]",)).digest == made.digest
+    assert settings_of(made.resolved["protocol"]) == plain.resolved["protocol"]
+
+
+def test_images_left_out_of_a_source_are_left_out_of_what_is_held_out_from_it() -> None:
+    protocol = cell("lora", ("data.gtav.exclude=['0001']",)).protocol
+    assert protocol.source[0].exclude == protocol.validation[0].exclude == ("0001",)
+    apart = protocol.source[0].model_copy(update={"exclude": ()})
+    values = protocol.model_dump(mode="json", exclude_unset=True)
+    values["source"] = [apart.model_dump(mode="json")]
+    with pytest.raises(UserError, match="'gtav_held_out': exclude differs"):
+        validate(type(protocol), values, "toy")

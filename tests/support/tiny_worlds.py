@@ -94,6 +94,7 @@ def tiny_protocol(**changes: object) -> SimpleNamespace:
     source = Domain(domain="gtav", card="gtav", split="train", holdout=1)
     fields = {
         "name": "tiny",
+        "data_root": None,
         "backbone": BACKBONE,
         "head": HEAD,
         "source": (source,),

@@ -59,8 +59,32 @@ def test_ten_faults_and_their_number(command: Command, tmp_path: Path) -> None:
     lines = err.splitlines()
     assert [line.startswith("fault: ") for line in lines] == [False] + [True] * 10 + [False]
     assert lines[0].startswith("14 images in ")
-    assert lines[-1] == "error: gtav: faults: 12, shown above: 10; fix them and verify again"
+    assert lines[-1] == (
+        "error: gtav: faults: 12, shown above: 10, --write-faults FILE lists all; fix them and "
+        "verify again"
+    )
     assert not (tmp_path / "found.json").exists()
+
+
+def test_written_faults_are_what_exclude_takes(command: Command, tmp_path: Path) -> None:
+    names = write_world(tmp_path, count=14)
+    for name in names[:12]:
+        (tmp_path / f"gtav/labels/{name}.png").write_bytes(b"")
+    (tmp_path / f"gtav/labels/{names[12]}.png").unlink()
+    faults = tmp_path / "faults.txt"
+    code, _, err = command("gtav", "--partial", "--write-faults", faults)
+    assert code == 2
+    assert f"faults: 13, shown above: 10, {faults} has all" in err
+    lines = faults.read_text().splitlines()
+    assert sum(line.startswith("# ") for line in lines) == 13
+    assert {line for line in lines if not line.startswith("#")} == set(names[:13])
+    code, out, _ = command("gtav", "--partial", "--exclude", faults)
+    assert code == 0
+    assert out.splitlines()[1].split()[:2] == ["train", "1"]
+    assert command("gtav", "--partial", "--exclude", names[0])[0] == 2
+    code, _, err = command("gtav", "--exclude", "zurich")
+    assert code == 2
+    assert "is called 'zurich'" in err
 
 
 def test_number_of_images_is_a_fault(command: Command, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_pairs_of_a_written_world(name: str, tmp_path: Path) -> None:
 
 
 def test_missing_root(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"gtav: no such folder.*benchmarks mini"):
+    with pytest.raises(UserError, match=r"gtav: no such folder.*datasets.sh --dataset gtav"):
         load_card("gtav").pairs(tmp_path, "train")
 
 

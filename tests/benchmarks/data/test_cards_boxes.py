@@ -102,6 +102,23 @@ def test_lists_decide_what_belongs_to_a_split(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    ["{0}  1\n{2} -1\n", "\ufeff{0}\n{2}\n", "{0}.jpg\n{2}.JPG\n", "{0}.xml 1\n{2}.xml 0\n"],
+)
+def test_lists_of_other_makers_are_read(text: str, tmp_path: Path) -> None:
+    written = write_domain(tmp_path, "night_clear")
+    assert names(listed(tmp_path, text.format(*written))) == [written[0], written[2]]
+
+
+def test_name_that_ends_like_a_label_stays_a_name(tmp_path: Path) -> None:
+    written = write_domain(tmp_path, "night_clear", count=2)
+    for kind in ("images", "labels"):
+        file = SDGOD.path(tmp_path, "night_clear", kind, name=written[1])
+        file.rename(file.with_name(file.name.replace(written[1], f"{written[0]} 1")))
+    assert names(listed(tmp_path, f"{written[0]} 1\n")) == [f"{written[0]} 1"]
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("lost\n{0}\nstray", r"train\.txt: 2 of 3 names have no image, the first is 'lost'"),

@@ -130,3 +130,88 @@ def test_labels_that_another_toolkit_converted_are_ignored(name: str, tmp_path: 
     for pair in load_card(name).pairs(tmp_path, "train"):
         shutil.copy(pair.label, pair.label.with_name(f"{pair.name}_labelTrainIds.png"))
     assert [pair.name for pair in load_card(name).pairs(tmp_path, "train")] == written
+
+
+def test_excluded_names_are_passed_over_before_pairing(tmp_path: Path) -> None:
+    card, written = load_card("bdd100k"), write_world(tmp_path, "bdd100k", "val", count=4)
+    card.path(tmp_path, "val", "labels", name=written[0]).unlink()
+    card.path(tmp_path, "val", "images", name=written[2]).unlink()
+    with pytest.raises(UserError, match=r"has no label .*exclude them"):
+        card.pairs(tmp_path, "val")
+    exclude = (written[0], written[2])
+    pairs = card.pairs(tmp_path, "val", exclude=exclude)
+    assert [pair.name for pair in pairs] == [written[1], written[3]]
+    both = card.fingerprint(tmp_path, "val", exclude=exclude)
+    assert card.fingerprint(tmp_path, "val", exclude=(*exclude, written[1])) != both
+    for name in exclude:
+        for kind in ("images", "labels"):
+            card.path(tmp_path, "val", kind, name=name).unlink(missing_ok=True)
+    assert card.fingerprint(tmp_path, "val") == both
+    with pytest.raises(UserError, match=f"exclude: no image .*'{written[0]}' .val.; correct"):
+        card.pairs(tmp_path, "val", exclude=exclude)
+
+
+def test_excluded_names_of_one_level_of_fog(tmp_path: Path) -> None:
+    card = load_card("foggy_cityscapes")
+    for beta in ("0.005", "0.01", "0.02"):
+        for kind in ("images", "labels"):
+            file = card.path(tmp_path, "val_all", kind, name="ulm_1", city="ulm", beta=beta)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    pairs = card.pairs(tmp_path, "val_all", exclude=("ulm_1_beta_0.01",))
+    assert [pair.name for pair in pairs] == ["ulm_1_beta_0.005", "ulm_1_beta_0.02"]
+
+
+def test_what_macos_leaves_beside_files_is_no_file_of_the_data_set(tmp_path: Path) -> None:
+    card, written = load_card("gtav"), write_world(tmp_path, "gtav", count=2)
+    before = card.fingerprint(tmp_path, "train")
+    for kind in ("images", "labels"):
+        (tmp_path / f"gtav/{kind}/._{written[0]}.png").write_bytes(b"Mac OS X")
+    (tmp_path / "gtav/images/._other.png").touch()
+    assert [pair.name for pair in card.pairs(tmp_path, "train")] == written
+    assert card.fingerprint(tmp_path, "train") == before
+
+
+def test_capitals_in_an_ending_make_no_difference(tmp_path: Path) -> None:
+    card, written = load_card("gtav"), write_world(tmp_path, "gtav", count=2)
+    before, image = card.fingerprint(tmp_path, "train"), tmp_path / f"gtav/images/{written[0]}.png"
+    image.rename(image.with_suffix(".PNG"))
+    assert [pair.name for pair in card.pairs(tmp_path, "train")] == written
+    assert card.fingerprint(tmp_path, "train") == before
+    image.write_bytes(b"another")
+    with pytest.raises(UserError, match=r"is there too; remove one of them"):
+        card.pairs(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "there", "do"),
+    [
+        ("gtav", "train", "gta/images", "ln -s gta gtav"),
+        ("synthia", "train", "synthia/RGB", "in synthia: ln -s . RAND_CITYSCAPES"),
+        ("mapillary", "val", "mapillary/half/val_img", "unpack validation/ and training/"),
+    ],
+)
+def test_folders_as_other_toolkits_prepare_them_are_named(
+    name: str, split: str, there: str, do: str, tmp_path: Path
+) -> None:
+    (tmp_path / there).mkdir(parents=True)
+    with pytest.raises(UserError) as caught:
+        load_card(name).pairs(tmp_path, split)
+    assert "is there: " in str(caught.value)
+    assert do in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["gtav", "synthia"])
+def test_the_links_that_are_named_make_them_readable(name: str, tmp_path: Path) -> None:
+    card, written = load_card(name), write_world(tmp_path, name, count=2)
+    before = card.fingerprint(tmp_path, "train")
+    if name == "gtav":
+        (tmp_path / "gtav").rename(tmp_path / "gta")
+        (tmp_path / "gtav").symlink_to("gta")
+    else:
+        for part in ("RGB", "GT"):
+            (tmp_path / f"synthia/RAND_CITYSCAPES/{part}").rename(tmp_path / f"synthia/{part}")
+        (tmp_path / "synthia/RAND_CITYSCAPES").rmdir()
+        (tmp_path / "synthia/RAND_CITYSCAPES").symlink_to(".")
+    assert [pair.name for pair in card.pairs(tmp_path, "train")] == written
+    assert card.fingerprint(tmp_path, "train") == before

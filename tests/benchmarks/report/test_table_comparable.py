@@ -57,3 +57,15 @@ def test_row_of_two_different_cells_is_refused(tmp_path: Path) -> None:
     records = [toy_record("lora", 0), toy_record("lora", 1, cell=changed)]
     with pytest.raises(UserError, match="lora/seed1: its method or recipe differs"):
         build(tmp_path, records)
+
+
+def test_images_left_out_are_no_other_settings_and_are_told(tmp_path: Path) -> None:
+    records = []
+    for record in toy_records():
+        protocol = dict(record.cell["protocol"])
+        protocol["targets"] = [dict(domain) for domain in protocol["targets"]]
+        protocol["targets"][1]["exclude"] = ["a", "b"]
+        cell = record.cell | {"protocol": protocol}
+        records.append(record.model_copy(update={"cell": cell}))
+    assert "images left out, by name: 2 of bdd100k" in build(tmp_path, records).notes
+    assert not [note for note in build(tmp_path).notes if "left out, by name" in note]

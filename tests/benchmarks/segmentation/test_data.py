@@ -41,8 +41,21 @@ def test_excluded_pairs_are_left_out_before_holdout_and_limit(tmp_path: Path) ->
     assert [pair.name for pair in data.evaluation_pairs(domain, tmp_path)] == names[3:5]
     unknown = GTAV.model_copy(update={"exclude": ("zurich",)})
     for pairs in (data.training_pairs, data.evaluation_pairs):
-        with pytest.raises(UserError, match="exclude: no pair of gtav is called 'zurich'"):
+        with pytest.raises(UserError, match=r"exclude: no image .* of gtav is called 'zurich'"):
             pairs(unknown, tmp_path)
+
+
+def test_image_that_is_trained_on_and_scored_is_refused(tmp_path: Path) -> None:
+    names = write_world(tmp_path, count=4)
+    write_world(tmp_path, "bdd100k", "val", count=1)
+    held_out = GTAV.model_copy(update={"domain": "gtav_held_out", "holdout": 1})
+    protocol = tiny_protocol(source=(GTAV,), validation=(held_out,))
+    with pytest.raises(UserError, match=r"gtav_held_out: 1 of its 1 images are trained on in gtav"):
+        data.check_data(protocol, tmp_path)
+    with pytest.raises(UserError, match=names[3]):
+        data.check_data(protocol, tmp_path)
+    source = GTAV.model_copy(update={"holdout": 1})
+    data.check_data(tiny_protocol(source=(source,), validation=(held_out,)), tmp_path)
 
 
 def test_halved_domain_in_training_and_evaluation(tmp_path: Path) -> None:
