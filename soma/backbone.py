@@ -282,3 +282,11 @@ def linear_of(weight: Tensor, bias: Tensor | None, like: nn.Linear) -> nn.Linear
     if bias is not None:
         linear.bias = nn.Parameter(bias, requires_grad=like.bias.requires_grad)
     return linear.train(like.training)
+
+
+def copied(tensor: Tensor) -> Tensor:
+    """A copy with its rows one after another, as it comes back from a file.
+
+    With other strides (a transposed view's) products add up in another order.
+    """
+    return tensor.clone(memory_format=torch.contiguous_format)

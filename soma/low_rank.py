@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from soma.backbone import linear_of, parameter_role, replace_module
+from soma.backbone import copied, linear_of, parameter_role, replace_module
 from soma.method import Targeted
 from soma.threads import side_by_side
 
@@ -72,11 +72,11 @@ class LowRankLinear(nn.Linear):
         self.scale, self.detach_norm = scale, detach_norm
         for name, value in (("a", a), ("b", b), ("core", core)):
             if value is None or name in frozen:
-                self.register_buffer(f"lora_{name}", None if value is None else value.clone())
+                self.register_buffer(f"lora_{name}", None if value is None else copied(value))
             else:
-                self.register_parameter(f"lora_{name}", nn.Parameter(value.clone()))
-        self.register_buffer("lora_a0", a.clone() if subtract else None)
-        self.register_buffer("lora_b0", self.left().detach().clone() if subtract else None)
+                self.register_parameter(f"lora_{name}", nn.Parameter(copied(value)))
+        self.register_buffer("lora_a0", copied(a) if subtract else None)
+        self.register_buffer("lora_b0", copied(self.left().detach()) if subtract else None)
         self.register_parameter("lora_magnitude", None)
         self.subtract_start()
         if magnitude:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from soma.backbone import linear_of, replace_module
+from soma.backbone import copied, linear_of, replace_module
 from soma.initialise import Triplets, singular_triplets
 from soma.method import Targeted
 from soma.threads import side_by_side
@@ -69,10 +69,10 @@ class SpectralLinear(nn.Linear):
             raise ValueError(f"{len(s)} components: {top} scaled or shifted, {rest} in X Y")
         self.top = top.pop()
         for name, value in (("u", u), ("s", s), ("vh", vh)):
-            self.register_buffer(f"spectral_{name}", value.clone())
+            self.register_buffer(f"spectral_{name}", copied(value))
         x, y = (None, None) if xy is None else xy
         for name, value in (("scale", scale), ("shift", shift), ("x", x), ("y", y)):
-            parameter = None if value is None else nn.Parameter(value.clone())
+            parameter = None if value is None else nn.Parameter(copied(value))
             self.register_parameter(f"spectral_{name}", parameter)
 
     def forward(self, x: Tensor) -> Tensor:

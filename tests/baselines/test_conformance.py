@@ -233,3 +233,11 @@ def test_an_adapter_is_refused_on_other_weights(case: str, tmp_path: Path) -> No
     assert all(torch.equal(after[key], value) for key, value in before.items())
     assert str(other) == modules
     load_adapter(method, build_vit(KINDS[0]), path)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_tensors_are_stored_as_they_come_back_from_a_file(case: str) -> None:
+    name, values = CASES[case]
+    vit = build_vit(KINDS[0])
+    adapt(METHODS[name](**values), vit)
+    assert [key for key, value in vit.state_dict().items() if not value.is_contiguous()] == []

@@ -57,6 +57,15 @@ def test_residual_of_a_core_is_exact_too() -> None:
     assert torch.allclose(module.lora_b0, module.lora_b @ module.lora_core, atol=1e-6)
 
 
+def test_transposed_factors_are_stored_row_after_row() -> None:
+    linear = nn.Linear(24, 16)
+    a, b, core = torch.randn(24, 4).T, torch.randn(4, 16).T, torch.randn(4, 4).T
+    for options in ({}, {"subtract": True}, {"frozen": {"a", "b", "core"}}):
+        module = LowRankLinear(linear, a, b, scale=1.0, core=core, **options)
+        assert all(value.is_contiguous() for value in module.state_dict().values())
+        assert torch.equal(module.lora_a, a)
+
+
 def test_frozen_factors_are_buffers_that_are_saved() -> None:
     module = layer(core=True, frozen={"a", "core"})
     assert set(dict(module.named_parameters())) == {"weight", "bias", "lora_b"}
