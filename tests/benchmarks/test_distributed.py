@@ -9,6 +9,7 @@ from toy_shards import STEPS, cell, furthest, losses
 
 from baselines import METHODS
 from benchmarks import run
+from benchmarks.cell import prepare
 from benchmarks.distributed import BLOCK, Shard, device_of_worker, is_nonzero_rank, make_fabric
 from benchmarks.errors import UserError
 from benchmarks.segmentation import task as segmentation
@@ -32,12 +33,17 @@ def worlds(tmp_path_factory):
     return root
 
 
+def prepared(worlds, **recipe):
+    (ours,) = prepare([cell(**recipe)], worlds, worlds)
+    return ours
+
+
 @pytest.fixture(scope="module")
 def alone(worlds, tmp_path_factory):
     """What one process makes of the cell: folder of the records, record."""
     threads = torch.get_num_threads()
     folder = tmp_path_factory.mktemp("alone")
-    record = run.run_cell(cell(), folder, worlds)
+    record = run.run_cell(prepared(worlds), folder, worlds)
     torch.set_num_threads(threads)
     return folder, record
 
@@ -49,7 +55,7 @@ def confusions(folder):
 
 def test_two_processes_train_and_score_as_one(alone, worlds, tmp_path):
     folder, one = alone
-    two = run.run_cell(cell(), tmp_path, worlds, devices=2)
+    two = run.run_cell(prepared(worlds), tmp_path, worlds, devices=2)
     assert len(one.losses) == STEPS
     assert furthest(losses(two), losses(one)) <= 1e-5
     assert two.digest == one.digest
@@ -76,8 +82,8 @@ def test_what_one_process_began_two_finish(alone, worlds, tmp_path, monkeypatch)
 
     monkeypatch.setattr(segmentation, "batches", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        run.run_cell(cell(), tmp_path, worlds)
-    resumed = run.run_cell(cell(accumulate=2), tmp_path, worlds, devices=2)
+        run.run_cell(prepared(worlds), tmp_path, worlds)
+    resumed = run.run_cell(prepared(worlds, accumulate=2), tmp_path, worlds, devices=2)
     assert resumed.cost.micro_batch == 1
     assert furthest(losses(resumed), losses(alone[1])) <= 1e-5
 
@@ -89,11 +95,11 @@ def test_an_unreadable_image_in_one_process_is_one_line(worlds, tmp_path):
     for file in sorted((root / "gtav" / "images").rglob("*.png")):
         file.write_bytes(file.read_bytes()[:200])
     with pytest.raises(UserError, match=r"cannot be decoded .* copy or unpack it again$"):
-        run.run_cell(cell(), tmp_path, root, devices=2)
+        run.run_cell(prepared(worlds), tmp_path, root, devices=2)
 
 
 def test_micro_batches_train_as_the_whole_batch(alone, worlds, tmp_path):
-    accumulated = run.run_cell(cell(accumulate=4), tmp_path, worlds)
+    accumulated = run.run_cell(prepared(worlds, accumulate=4), tmp_path, worlds)
     assert accumulated.cost.micro_batch == 1
     assert furthest(losses(accumulated), losses(alone[1])) <= 1e-5
 
