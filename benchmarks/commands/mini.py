@@ -26,6 +26,7 @@ def sheet(
     """Write contact sheets, class_share.csv and boxes.csv of the worlds rendered below ROOT."""
     from benchmarks.worlds import worlds
 
+    worlds.read_manifest(root)  # before anything is drawn
     print(worlds.contact_sheet(out), worlds.class_shares(root, out), sep="\n")
     print(worlds.weather_contact_sheet(out), worlds.boxes(root, out), sep="\n")
 
@@ -33,8 +34,8 @@ def sheet(
 @mini.command()
 def pretrain(
     out: Annotated[Path, typer.Option()] = Path("benchmarks/worlds/backbone.safetensors"),
-    steps: int = 4000,
-    seed: int = 2024,
+    steps: Annotated[int, typer.Option(min=1)] = 4000,
+    seed: Annotated[int, typer.Option(min=0)] = 2024,
 ) -> None:
     """Pre-train the mini backbone, as the shipped one was made."""
     from benchmarks.worlds.pretrain import pretrain as make

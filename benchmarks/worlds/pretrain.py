@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.errors import UserError
 from benchmarks.worlds.appearance import render
 from benchmarks.worlds.scenes import sample_scene
 from benchmarks.worlds.styles import pretraining
@@ -127,7 +128,17 @@ class Pretext(nn.Module):
 def pretrain(
     out: Path, steps: int = 4000, pairs: int = 8, lr: float = 1e-3, seed: int = 2024
 ) -> None:
-    """Train; write the backbone to `out` (safetensors) and its losses beside it (.csv)."""
+    """Train; write the backbone to `out` (safetensors) and its losses beside it (.csv).
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.with_suffix(".partial").open("wb"):
+            pass
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}; give another --out") from None
     torch.set_num_threads(1)  # the order of sums, and with it every bit, depends on the threads
     torch.manual_seed(seed)
     model = Pretext()

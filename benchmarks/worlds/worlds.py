@@ -9,16 +9,18 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
 import numpy as np
+from filelock import FileLock
 from PIL import Image
+from pydantic import field_validator
 from rich.progress import track
 
 from benchmarks.data.cards import IGNORE, load_card
@@ -35,6 +37,7 @@ from benchmarks.worlds.writers import (
     write_instances,
     write_pair,
 )
+from benchmarks.yaml_files import Strict
 
 SMALL_IMAGES = 8  # per data set; of ACDC per split
 _STREAM = 0x57A11  # keeps these scenes apart from those of all other domains
@@ -162,7 +165,7 @@ def boxes(root: Path, out: Path) -> Path:
 
     Widths and heights are percentiles over the objects that are not difficult.
     """
-    lists = json.loads((root / MANIFEST).read_text())["boxes"]
+    lists = read_manifest(root).boxes
     sizes = [f"{side}_p{p}" for side in ("width", "height") for p in (10, 50, 90)]
     lines = [["list", "images", "without_box", "class", "boxes", "difficult", "truncated", *sizes]]
     for name, counts in lists.items():
@@ -215,58 +218,113 @@ def sample(domain: str, index: int, seed: int = SEED) -> tuple[Scene, np.ndarray
 def render_worlds(root: Path, seed: int = SEED) -> Path:
     """Write all domains below `root` with a manifest of hashes, unless that is done already.
 
-    Everything is rendered beside `root` first and moved there when complete.
+    Everything is rendered in a folder of its own inside `root`, which may be a link or a mount
+    point. Then one file after the other takes its place: whoever reads the worlds meanwhile misses
+    none. Files whose content stays are not touched; of others only those go that the manifest
+    before lists and that are as they were rendered.
 
     Raises:
-        UserError: `root` holds a file that no manifest of rendered worlds lists, or its manifest
-            cannot be read; nothing is deleted then.
+        UserError: `root` holds files but no manifest, its manifest cannot be read, or a file that
+            was not rendered lies where one belongs; nothing is changed then.
     """
     origin = {"seed": seed, "renderer": renderer_hash()}
-    if (root / MANIFEST).is_file():
-        rendered_by, files = _read_manifest(root / MANIFEST)
-        if rendered_by == origin and all((root / file).is_file() for file in files):
-            return root
-        _refuse_foreign_files(root, files)
-    elif root.exists() and any(root.iterdir()):
-        raise UserError(
-            f"{root} holds files that are no mini worlds; give another folder or empty it"
-        )
-    partial = root.parent / f".{root.name}.{os.getpid()}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        _render_all(partial, seed, origin)
+        made = not root.exists()
+        root.mkdir(parents=True, exist_ok=True)
+        lock = root / ".render.lock"
+        try:
+            with FileLock(lock):
+                _render_once(root, seed, origin)
+        except BaseException:
+            if made:  # what was not there before does not stay
+                lock.unlink(missing_ok=True)
+                with suppress(OSError):
+                    root.rmdir()
+            raise
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise UserError(
             f"{root}: cannot render there: {error.strerror}; give another --root"
         ) from error
-    shutil.rmtree(root, ignore_errors=True)
-    partial.rename(root)
     return root
 
 
-def _read_manifest(path: Path) -> tuple[object, set[str]]:
-    """What rendered the worlds, and the files it wrote, relative to the manifest's folder."""
+def _render_once(root: Path, seed: int, origin: dict[str, Any]) -> None:
+    before = {}
+    if (root / MANIFEST).is_file():
+        there = read_manifest(root)
+        before = there.files
+        if there.origin == origin and all((root / file).is_file() for file in before):
+            return
+    elif any(not each.name.startswith((".", "lost+found")) for each in root.iterdir()):
+        raise UserError(
+            f"{root} holds files that are no mini worlds; give another folder or empty it"
+        )
+    partial = root / ".partial"
+    shutil.rmtree(partial, ignore_errors=True)  # of a render that was cut off
     try:
-        manifest = json.loads(path.read_text())
-        return manifest["origin"], set(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+        _render_all(partial, seed, origin)
+        after = read_manifest(partial).files
+        foreign = [file for file in after.keys() - before.keys() if (root / file).exists()]
+        if foreign:
+            raise UserError(
+                f"{root / min(foreign)}: was not rendered, and a rendered file belongs there; move "
+                "it away or give another --root"
+            )
+        for file, digest in after.items():
+            if not _holds(root / file, digest):
+                (root / file).parent.mkdir(parents=True, exist_ok=True)
+                (partial / file).replace(root / file)
+        (partial / MANIFEST).replace(root / MANIFEST)
+        for file in before.keys() - after.keys():
+            if _holds(root / file, before[file]):
+                (root / file).unlink()
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _holds(file: Path, digest: str) -> bool:
+    return file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == digest
+
+
+class Manifest(Strict):
+    """What was rendered.
+
+    Attributes:
+        origin: seed, and hash of the renderer. class_share: domain -> class -> share of pixels.
+        boxes: list of a domain -> statistics. files: path below the manifest's folder -> SHA-256.
+    """
+
+    origin: dict[str, int | str]
+    class_share: dict[str, dict[str, float]]
+    boxes: dict[str, Any]
+    files: dict[str, str]
+
+    @field_validator("files")
+    @classmethod
+    def _lie_below(cls, files: dict[str, str]) -> dict[str, str]:
+        for path in map(PurePosixPath, files):
+            if path.is_absolute() or ".." in path.parts:
+                raise ValueError(f"{path} lies outside")
+        return files
+
+
+def read_manifest(root: Path) -> Manifest:
+    """The manifest of the worlds below `root`.
+
+    Raises:
+        UserError: there is none, or what is there is none.
+    """
+    path = root / MANIFEST
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
         raise UserError(
             f"{path}: is no manifest of rendered worlds; move it away with what lies beside it, or "
-            "give another --root"
+            "give another --root; python -m benchmarks mini render makes them"
         ) from None
 
 
-def _refuse_foreign_files(root: Path, files: set[str]) -> None:
-    here = {f.relative_to(root).as_posix() for f in root.rglob("*") if not f.is_dir()}
-    if foreign := sorted(here - files - {MANIFEST}):
-        raise UserError(
-            f"{root}: holds {foreign[0]} and {len(foreign) - 1} more files that were not rendered, "
-            "and rendering again replaces the folder; move them away or give another --root"
-        )
-
-
-def _render_all(root: Path, seed: int, origin: dict) -> None:
+def _render_all(root: Path, seed: int, origin: dict[str, Any]) -> None:
     with _mapping() as each:
         shares = {domain: _render_domain(root, domain, seed, each) for domain in WORLDS}
         boxes = {
@@ -371,7 +429,7 @@ def contact_sheet(out: Path, columns: int = 5, scale: int = 2) -> Path:
 
 def class_shares(root: Path, out: Path) -> Path:
     """Write class_share.csv: percent of pixels per class (rows) and domain (columns)."""
-    shares = json.loads((root / MANIFEST).read_text())["class_share"]
+    shares = read_manifest(root).class_share
     lines = [",".join(["class", *shares])]
     for name in next(iter(shares.values())):
         lines.append(",".join([name, *(f"{100 * share[name]:.2f}" for share in shares.values())]))

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from benchmarks.__main__ import main
 from benchmarks.backbones import load_backbone
 from benchmarks.data.cards import load_card
 from benchmarks.detection.reading import read_pair as read_boxes
@@ -70,13 +72,128 @@ def test_another_renderer_deletes_no_file_that_is_not_its_own(
 ) -> None:
     root = render_worlds(tmp_path / "mini")
     (root / "gtav/thesis.txt").write_text("mine")
+    manifest = json.loads((root / "manifest.json").read_text())
+    gone, edited = "gtav/images/gone.png", "gtav/images/edited.png"
+    for file in (gone, edited):
+        shutil.copy(root / "gtav/images/00001.png", root / file)
+        manifest["files"][file] = manifest["files"]["gtav/images/00001.png"]
+    (root / edited).write_text("mine")
+    (root / "manifest.json").write_text(json.dumps(manifest))
     monkeypatch.setattr(worlds, "renderer_hash", lambda: "another")
-    with pytest.raises(UserError, match=r"holds gtav/thesis\.txt and 0 more files"):
-        render_worlds(root)
-    assert (root / "gtav/thesis.txt").read_text() == "mine"
-    (root / "gtav/thesis.txt").unlink()
     render_worlds(root)
-    assert json.loads((root / "manifest.json").read_text())["origin"]["renderer"] == "another"
+    assert (root / "gtav/thesis.txt").read_text() == (root / edited).read_text() == "mine"
+    assert not (root / gone).exists()
+    written = json.loads((root / "manifest.json").read_text())
+    assert written["origin"]["renderer"] == "another"
+    assert gone not in written["files"]
+
+
+@pytest.mark.usefixtures("few")
+def test_a_file_in_the_place_of_a_rendered_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = render_worlds(tmp_path / "mini")
+    manifest = json.loads((root / "manifest.json").read_text())
+    del manifest["files"]["gtav/images/00001.png"]
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    (root / "gtav/images/00001.png").write_text("mine")
+    monkeypatch.setattr(worlds, "renderer_hash", lambda: "another")
+    with pytest.raises(UserError, match=r"00001\.png: was not rendered, and a rendered file"):
+        render_worlds(root)
+    assert (root / "gtav/images/00001.png").read_text() == "mine"
+    assert not (root / ".partial").exists()
+
+
+@pytest.mark.usefixtures("few")
+def test_no_file_is_ever_missing_while_the_worlds_are_rendered_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = render_worlds(tmp_path / "mini")
+    names = list(worlds.read_manifest(root).files)
+    kept = {name: (root / name).stat().st_ino for name in names}
+    draw = worlds.render_small_worlds
+    looked = []
+
+    def draw_and_look(folder: Path, seed: int) -> None:
+        draw(folder, seed)
+        looked.append([name for name in names if not (root / name).is_file()])
+
+    monkeypatch.setattr(worlds, "render_small_worlds", draw_and_look)
+    replace = Path.replace
+
+    def replace_and_look(source: Path, target: Path) -> Path:
+        result = replace(source, target)
+        looked.append([name for name in names if not (root / name).is_file()])
+        return result
+
+    monkeypatch.setattr(Path, "replace", replace_and_look)
+    monkeypatch.setattr(worlds, "renderer_hash", lambda: "another")
+    render_worlds(root)  # the same bytes
+    assert {name: (root / name).stat().st_ino for name in names} == kept
+    render_worlds(root, seed=2)  # other ones
+    assert {name: (root / name).stat().st_ino for name in names} != kept
+    assert len(looked) > 10
+    assert not any(looked)
+
+
+@pytest.mark.usefixtures("few")
+def test_a_root_that_is_a_link_or_a_mount_point_is_rendered_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk/lost+found").mkdir()  # as a fresh file system has it
+    (tmp_path / "mini").symlink_to("disk")
+    root = render_worlds(tmp_path / "mini")
+    monkeypatch.setattr(worlds, "renderer_hash", lambda: "another")
+    render_worlds(root)
+    assert root.is_symlink()
+    assert worlds.read_manifest(tmp_path / "disk").origin["renderer"] == "another"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["disk", "mini"]
+
+
+@pytest.mark.usefixtures("few")
+def test_a_manifest_that_names_files_outside_is_none(tmp_path: Path) -> None:
+    root = render_worlds(tmp_path / "mini")
+    (tmp_path / "thesis.txt").write_text("mine")
+    manifest = json.loads((root / "manifest.json").read_text())
+    for name in ("../thesis.txt", str(tmp_path / "thesis.txt")):
+        digest = hashlib.sha256(b"mine").hexdigest()
+        changed = manifest | {"files": {name: digest}, "origin": {"seed": 1}}
+        (root / "manifest.json").write_text(json.dumps(changed))
+        with pytest.raises(UserError, match="is no manifest of rendered worlds"):
+            render_worlds(root)
+        assert (tmp_path / "thesis.txt").is_file()
+
+
+@pytest.mark.parametrize("command", ["render", "sheet"])
+@pytest.mark.parametrize("text", ["", "[" * 100_000, '{"files": {}}', None])
+def test_commands_say_what_is_wrong_with_a_manifest(
+    command: str, text: str | None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mini").mkdir()
+    if text is not None:
+        (tmp_path / "mini/manifest.json").write_text(text)
+    elif command == "render":
+        (tmp_path / "mini/other.txt").touch()
+    out = ["--out", str(tmp_path / "out")] if command == "sheet" else []
+    assert main(["mini", command, "--root", str(tmp_path / "mini"), *out]) == 2
+    err = capfd.readouterr().err
+    assert "mini worlds" in err or "is no manifest of rendered worlds" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "options", [["--steps", "-1"], ["--steps", "0"], ["--seed", "-1"], ["--out", "/dev/null/x"]]
+)
+def test_pretraining_that_cannot_be_is_one_line(
+    options: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["mini", "pretrain", "--out", str(tmp_path / "vit.safetensors"), *options]) == 2
+    err = capfd.readouterr().err
+    assert (options[0] if options[0] != "--out" else "/dev/null/x: cannot be written") in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("text", ["", '{"origin": ', "[]", "{}", '{"files": {}}'])
