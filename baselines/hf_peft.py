@@ -53,6 +53,11 @@ class HFPeft(Targeted):
         asked = [v for name, v in json.loads(self.options).items() if name.startswith("init_")]
         return False not in asked and (self.tuner not in RANDOM or True in asked)
 
+    @property
+    def exact_gradient(self) -> bool:
+        """Not with `use_dora`, whose norm counts as a constant."""
+        return not json.loads(self.options).get("use_dora", False)
+
     def _config(self, names: list[str]) -> Any:
         """The config of the tuner for the modules of these names."""
         known, options = _peft("PEFT_TYPE_TO_CONFIG_MAPPING"), json.loads(self.options)

@@ -167,6 +167,11 @@ class LowRank(Targeted):
             raise ValueError(f"adapter_decay {self.adapter_decay!r}: to_zero, none or to_init")
 
     @property
+    def exact_gradient(self) -> bool:
+        """Not where the norm of a row is taken for a constant."""
+        return not (self.magnitude and self.detach_norm)
+
+    @property
     def scale(self) -> float:
         """The factor s = alpha / rank of the update."""
         return self.alpha / self.rank

@@ -49,6 +49,8 @@ class Method:
         source: paper, code and commit that the definition was read from.
         needs: what the backbone must provide (see `soma.backbone.provides`).
         exact_start: the output equals the pretrained one before training.
+        exact_gradient: what learns gets the gradient of the output; a method that leaves a part of
+            it out by its definition (DoRA, that of its norm) says that it does not.
         annealed_decay: the method's own recipe lets weight decay fall on a cosine.
         start_block: first adapted block; a float in (0, 1) is a share of the depth. Everything
             before it stays frozen, the embeddings too where it is not 0.
@@ -57,6 +59,7 @@ class Method:
     source: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     exact_start: ClassVar[bool] = True
+    exact_gradient: ClassVar[bool] = True
     annealed_decay: ClassVar[bool] = False
 
     start_block: int | float = 0

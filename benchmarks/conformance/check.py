@@ -1,7 +1,7 @@
 """Whether a method is implemented correctly: its properties on small random backbones, measured.
 
-The properties are those of `training` (before and while training) and of
-`deployment` (copies, files, folding, and the ways a forward pass can be run).
+The properties are those of `training` (before and while training), of `computation` (the output
+and its gradient) and of `deployment` (copies, files, folding, and the ways a forward pass can run).
 """
 
 import os
@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from benchmarks.conformance.computation import COMPUTATION
 from benchmarks.conformance.deployment import DEPLOYMENT
 from benchmarks.conformance.method_under_test import (
     DEPTH,
@@ -29,7 +30,7 @@ from soma import Method, NotApplicable
 
 __all__ = ["KINDS", "Finding", "build_vit", "check_method"]
 
-PROPERTIES = TRAINING | DEPLOYMENT
+PROPERTIES = TRAINING | COMPUTATION | DEPLOYMENT
 FITS = "fits the backbone"
 SMALL = 4  # what numbers become that are too large for the small backbones
 

@@ -4,6 +4,7 @@ import copy
 import pickle
 import tempfile
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from benchmarks.conformance.method_under_test import (
     Broken,
     MethodUnderTest,
     NothingToCheck,
+    build_vit,
     changed,
     distance,
     learners,
@@ -23,7 +25,7 @@ from benchmarks.conformance.method_under_test import (
     snapshot,
     some,
 )
-from soma import NotApplicable, NotFoldable, load_adapter, merge_qkv, save_adapter
+from soma import Method, NotApplicable, NotFoldable, load_adapter, merge_qkv, save_adapter
 
 COMPILED = 1e-5  # largest difference of a compiled backbone
 FOLD = 1e-4  # largest difference of a folded backbone
@@ -78,15 +80,8 @@ def modes(test: MethodUnderTest) -> str:
 def folding(test: MethodUnderTest) -> str:
     """Folded, the backbone gives the same output with the keys and modules of the plain one."""
     placed, vit = test.example
-    expected, plain = test.features(vit), test.plain()
-    twin = copy.deepcopy(vit)
-    try:
-        placed.fold(twin)
-    except NotFoldable as reason:
-        require_close("refuses, but the output", test.features(twin), expected, 0)
-        if not str(reason):
-            raise Broken("refuses without a reason") from None
-        raise NothingToCheck(f"not foldable: {reason}") from None
+    expected, twin = test.features(vit), _folded(test, placed, vit)
+    plain = test.plain()
     _require_plain(twin, plain)
     close = require_close("the output", test.features(twin), expected, FOLD)
     require_close("folding a copy, the output of the original", test.features(vit), expected, 0)
@@ -96,6 +91,52 @@ def folding(test: MethodUnderTest) -> str:
     require_close("with q, k, v merged, the output", test.features(twin), expected, FOLD)
     moved = distance(expected, test.start)
     return f"{close}, where the method moved it by {moved:.1e}; the keys are back"
+
+
+def folding_other_numbers(test: MethodUnderTest) -> str:
+    """The same with other values of the fields that are numbers, no two of them equal."""
+    other = test.with_other_numbers()
+    numbers = [
+        f"{field.name} {value}"
+        for field in fields(test.method)
+        if (value := getattr(other.method, field.name)) != getattr(test.method, field.name)
+    ]
+    return f"{', '.join(numbers)}: {_fold_anew(other)}"
+
+
+def folding_without_biases(test: MethodUnderTest) -> str:
+    """The same where no linear has a bias, and where the start is exact, it is so there too."""
+    try:
+        return _fold_anew(test.without_biases())
+    except NotApplicable as reason:
+        raise NothingToCheck(f"refused: {reason}") from None
+
+
+def _fold_anew(test: MethodUnderTest) -> str:
+    placed, vit = test.adapted()
+    if placed.exact_start:
+        require_close("the start", test.features(vit), test.start, FOLD)
+    nudge(vit)
+    twin = _folded(test, placed, vit)
+    _require_plain(twin, test.plain())
+    return require_close("the output", test.features(twin), test.features(vit), FOLD)
+
+
+def _folded(test: MethodUnderTest, placed: Method, vit: nn.Module) -> nn.Module:
+    """A folded copy.
+
+    Raises:
+        NothingToCheck: the method has no fold, and says so without changing anything.
+    """
+    twin = copy.deepcopy(vit)
+    try:
+        placed.fold(twin)
+    except NotFoldable as reason:
+        require_close("refuses, but the output", test.features(twin), test.features(vit), 0)
+        if not str(reason):
+            raise Broken("refuses without a reason") from None
+        raise NothingToCheck(f"not foldable: {reason}") from None
+    return twin
 
 
 def saving(test: MethodUnderTest) -> str:
@@ -164,7 +205,8 @@ def compiling(test: MethodUnderTest) -> str:
         raise NothingToCheck(f"traced on the backbone with {KINDS[0]}, whose code is the same")
     # Two blocks are enough: tracing takes longer than all else, and longer the more there are.
     first = test.method.first_block(test.plain())
-    test = test.from_block(min(first, 1), depth=2)
+    plain = build_vit(test.kind, depth=2)
+    test = MethodUnderTest(replace(test.method, start_block=min(first, 1)), test.kind, plain)
     _, vit = test.trained()
     expected = test.features(vit)
     torch._dynamo.reset()  # past a number of backbones dynamo gives up, and runs them as they are
@@ -238,6 +280,8 @@ DEPLOYMENT: dict[str, Callable[[MethodUnderTest], str]] = {
     "pickle": pickling,
     "train() and eval()": modes,
     "fold": folding,
+    "fold with other numbers": folding_other_numbers,
+    "fold without biases": folding_without_biases,
     "save and load": saving,
     "activation checkpointing": checkpointing,
     "autocast": autocast,

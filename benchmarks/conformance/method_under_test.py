@@ -1,14 +1,17 @@
 """A method on a small random backbone, and how it is trained and measured for the checks."""
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
-from soma import Method, adapt, split_qkv
+from soma import Method, NotApplicable, adapt, split_qkv
 
 WIDTH, DEPTH = 32, 3
 _SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": WIDTH, "num_heads": 2, "num_classes": 0}
@@ -33,8 +36,12 @@ KINDS = tuple(_MODELS)
 
 RATE, STEPS = 1e-2, 4  # of Adam, for the checks that want a trained adapter
 
+BLIND = 1e-3  # what else may move where all keys are shifted by one: rounding
 
-def build_vit(kind: str, *, split: bool = True, depth: int = DEPTH) -> nn.Module:
+
+def build_vit(
+    kind: str, *, split: bool = True, depth: int = DEPTH, biases: bool = True
+) -> nn.Module:
     """A random backbone in eval mode, the same on every call; no tensor of it is constant.
 
     Seeds torch's global generator. Width 32, 2 heads, 16 patches of 8 x 8 pixels.
@@ -43,6 +50,7 @@ def build_vit(kind: str, *, split: bool = True, depth: int = DEPTH) -> nn.Module
         kind: one of `KINDS`.
         split: q, k and v as linears of their own; else fused where the model fuses them.
         depth: number of blocks, at least 2.
+        biases: those of the linears in the blocks are there, as the model has them; else none is.
     """
     name, options = _MODELS[kind]
     torch.manual_seed(7)
@@ -52,12 +60,15 @@ def build_vit(kind: str, *, split: bool = True, depth: int = DEPTH) -> nn.Module
             parameter.add_(0.1 * torch.randn_like(parameter))
     if split:
         split_qkv(vit)
+    for module in [] if biases else vit.blocks.modules():
+        if isinstance(module, nn.Linear):
+            module.bias = None
     return vit.eval()
 
 
-def draw_images() -> Tensor:
-    """Three images of noise, (3, 3, 32, 32), the same on every call."""
-    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+def draw_images(height: int = 32, width: int = 32) -> Tensor:
+    """Three images of noise, (3, 3, height, width), the same on every call."""
+    return torch.randn(3, 3, height, width, generator=torch.Generator().manual_seed(5))
 
 
 class Broken(Exception):
@@ -85,15 +96,52 @@ class MethodUnderTest:
         images: the batch that everything is measured on, (3, 3, 32, 32).
     """
 
-    def __init__(self, method: Method, kind: str, depth: int = DEPTH) -> None:
+    def __init__(self, method: Method, kind: str, plain: nn.Module | None = None) -> None:
         self.method, self.kind = method, kind
         self.images = draw_images()
-        self._plain = build_vit(kind, depth=depth)
-        self._readout: Tensor | None = None
+        self._plain = build_vit(kind) if plain is None else plain
 
-    def from_block(self, index: int, depth: int = DEPTH) -> "MethodUnderTest":
-        """The same with another `start_block`, and on so many blocks."""
-        return MethodUnderTest(replace(self.method, start_block=index), self.kind, depth)
+    def with_fields(self, **changes: Any) -> "MethodUnderTest":
+        """The same with other values of some fields."""
+        return MethodUnderTest(replace(self.method, **changes), self.kind, self._plain)
+
+    def with_other_numbers(self) -> "MethodUnderTest":
+        """The same with another value of each number among the fields, no two of them equal.
+
+        Equal ones hide a mistake: without its scale alpha / rank, an update is right where both are
+        16. A number stays where the method takes no other.
+
+        Raises:
+            NothingToCheck: no number can be another.
+        """
+        others: dict[str, Any] = {}
+        for place, field in enumerate(fields(self.method), start=1):
+            value = getattr(self.method, field.name)
+            if field.init and field.name != "start_block" and type(value) in (int, float):
+                others[field.name] = value + place if type(value) is int else value * 1.37
+        changes = others if self._takes(others) else {}
+        for name in [name for name in others if name not in changes]:
+            if self._takes(changes | {name: others[name]}):
+                changes |= {name: others[name]}
+        if not changes:
+            raise NothingToCheck("no field is a number that can be another")
+        return self.with_fields(**changes)
+
+    def _takes(self, changes: dict[str, Any]) -> bool:
+        try:
+            self.with_fields(**changes).adapted()
+        except (ValueError, NotApplicable):
+            return False
+        return True
+
+    def without_dropout(self) -> "MethodUnderTest":
+        """The same with zero in each field whose name says that it drops something."""
+        names = [field.name for field in fields(self.method) if field.init]
+        return self.with_fields(**{name: 0.0 for name in names if "drop" in name})
+
+    def without_biases(self) -> "MethodUnderTest":
+        """The same on a backbone whose linears have none."""
+        return MethodUnderTest(self.method, self.kind, build_vit(self.kind, biases=False))
 
     def plain(self) -> nn.Module:
         """The pretrained backbone, q, k and v apart, in eval mode."""
@@ -150,12 +198,61 @@ class MethodUnderTest:
         """What the backbone returns for the images, without gradient."""
         return vit.forward_features(self.images if images is None else images)
 
+    def maps(self, vit: nn.Module, images: Tensor | None = None) -> Tensor:
+        """What a task reads: the map (B, width, h, w) that leaves the last block, not normalised.
+
+        Detection reads this one alone, segmentation those of three more blocks.
+        """
+        images, last = self.images if images is None else images, len(vit.blocks) - 1
+        options = {"norm": False, "stop_early": True, "intermediates_only": True}
+        return vit.forward_intermediates(images, indices=[last], **options)[0]
+
     def loss(self, features: Tensor) -> Tensor:
-        """A fixed random linear read-out of all features."""
-        if self._readout is None:
-            generator = torch.Generator().manual_seed(3)
-            self._readout = torch.randn(features.shape, generator=generator)
-        return (features.float() * self._readout).sum()
+        """A fixed random linear read-out of all features, or of all maps."""
+        readout = torch.randn(features.shape, generator=torch.Generator().manual_seed(3))
+        return (features.float() * readout).sum()
+
+
+class Attention(TorchFunctionMode):
+    """Keeps queries, keys and values of each attention that is computed inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """See `TorchFunctionMode`."""
+        if func is functional.scaled_dot_product_attention:
+            self.seen.append(args[:3])
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def is_blind(vit: nn.Module, parameter: nn.Parameter, images: Tensor) -> bool:
+    """Whether the attention is blind to the parameter: it shifts all keys alike, and nothing else.
+
+    The softmax subtracts what it finds in all keys, so that a bias of the keys gets no gradient
+    (unless a rotation comes after it). Measured: the parameter is moved, and put back.
+    """
+    before, after, value = Attention(), Attention(), parameter.clone()
+    torch.manual_seed(19)
+    try:
+        with before:
+            vit.forward_features(images)
+        parameter.add_(torch.randn_like(parameter))
+        with after:
+            vit.forward_features(images)
+    finally:
+        parameter.copy_(value)
+    shift, rest = 0.0, 0.0
+    for one, other in zip(before.seen, after.seen, strict=True):
+        query, key, worth = (b - a for a, b in zip(one, other, strict=True))
+        common = key.mean(-2, keepdim=True)  # over the tokens
+        shift = max(shift, common.abs().max().item())
+        rest = max(rest, *(part.abs().max().item() for part in (query, key - common, worth)))
+    return rest < BLIND * shift
 
 
 def learners(vit: nn.Module) -> dict[str, nn.Parameter]:

@@ -4,28 +4,38 @@ Each property is a function of a `MethodUnderTest` that returns what it measured
 `Broken` or `NothingToCheck`. Differences are absolute, of features of the order of one.
 """
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.conformance.method_under_test import (
     Broken,
     MethodUnderTest,
+    NothingToCheck,
     changed,
     distance,
+    is_blind,
     learners,
+    nudge,
     require_close,
     require_learners,
     snapshot,
     some,
 )
-from benchmarks.optim import make_optimizer
+from benchmarks.optim import make_optimizer, set_rates
 from benchmarks.protocol import Recipe
-from soma.backbone import block_index, comes_before, parameter_role
+from soma.backbone import block_index, comes_before
 
 START = 1e-4  # largest difference of an exact start
 NOISE = 1e-7  # gradients below this share of the largest one are rounding
+DECAY = 1e-5  # largest difference of what decayed from where it should be
+STEPS, RATE = 25, 1e-3  # of the benchmark's optimiser
+RESUMED = 1e-4  # largest difference after resuming
 RULES = ("to_zero", "none", "to_init")
 
 
@@ -46,6 +56,53 @@ def seeded_start(test: MethodUnderTest) -> str:
     if different := changed(first, second):
         raise Broken(f"the same seed gives another {some(different)}")
     return f"{len(first)} tensors equal"
+
+
+def another_seed(test: MethodUnderTest) -> str:
+    """What learns and is drawn is drawn from the seed; the global generator goes on, not back."""
+    with Draws() as draws:
+        _, vit = test.adapted(seed=11)
+    if not draws.values:
+        raise NothingToCheck("nothing is drawn")
+    begun = torch.Generator().manual_seed(11).get_state()
+    first, state = snapshot(vit), torch.get_rng_state()
+    with Draws() as others:
+        other = snapshot(test.adapted(seed=12)[1])
+    same = {n for n in learners(vit) if n in other and torch.equal(first[n], other[n])}
+    if torch.equal(state, torch.get_rng_state()):
+        raise Broken("sets the global generator: after it, another seed gives the same numbers")
+    with Draws(twice=True):
+        drawn = snapshot(test.adapted(seed=11)[1])
+    if stuck := sorted(n for n in same if n in drawn and not torch.equal(first[n], drawn[n])):
+        raise Broken(f"{some(stuck)} come from a draw that does not depend on the seed")
+    by_seed = [not torch.equal(*pair) for pair in zip(draws.values, others.values, strict=False)]
+    if any(by_seed) and torch.equal(state, begun):
+        raise Broken("rewinds the global generator: what is drawn next are the same numbers again")
+    return f"{sum(by_seed)} of {len(by_seed)} draws depend on the seed"
+
+
+class Draws(TorchDispatchMode):
+    """Keeps the random numbers that are drawn inside.
+
+    Args:
+        twice: everything is drawn a second time, so that what is drawn is other than without.
+    """
+
+    def __init__(self, *, twice: bool = False) -> None:
+        super().__init__()
+        self.twice, self.values = twice, list[Tensor]()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """See `TorchDispatchMode`."""
+        value = func(*args, **(kwargs or {}))
+        is_draw = torch.Tag.nondeterministic_seeded in func.tags
+        if is_draw and isinstance(value, Tensor) and not value.is_meta:
+            if self.twice:
+                value = func(*args, **(kwargs or {}))
+            self.values.append(value.detach().clone())
+        return value
 
 
 def pretrained_keys(test: MethodUnderTest) -> str:
@@ -106,19 +163,25 @@ def _declared(test: MethodUnderTest) -> set[str]:
 
 
 def start_block(test: MethodUnderTest) -> str:
-    """Placed on the last block, nothing before it is touched."""
-    last = len(test.plain().blocks) - 1
-    late = test.from_block(last)
-    _, vit = late.trained()
-    early = [
-        name for name in learners(vit) if (index := block_index(name)) is not None and index < last
-    ]
-    if early:
-        raise Broken(f"with start_block {last}, {some(early)} learn")
-    found = distance(_entering_last(vit, test), _entering_last(test.plain(), test))
-    if found != 0:
-        raise Broken(f"with start_block {last}, what enters block {last} differs by {found:.1e}")
-    return f"from block {last}: {len(learners(vit))} tensors learn, what enters it is unchanged"
+    """Placed on each block in turn: what learns changes that block's output, nothing before it."""
+    plain = _leaving(test.plain(), test)
+    touched = 0
+    for first in range(len(plain)):
+        _, vit = test.with_fields(start_block=first).adapted()
+        found, where = learners(vit), f"with start_block {first},"
+        indices = {name: block_index(name) for name in found}
+        if early := [n for n, index in indices.items() if index is not None and index < first]:
+            raise Broken(f"{where} {some(early)} learn")
+        before = _leaving(vit, test)
+        if found:
+            nudge(vit)
+        after = _leaving(vit, test)
+        if first and (moved := distance(plain[first - 1], after[first - 1])) != 0:
+            raise Broken(f"{where} what enters that block differs by {moved:.1e}")
+        if found and distance(before[first], after[first]) == 0:
+            raise Broken(f"{where} what learns does not change that block's output")
+        touched += bool(found)
+    return f"from {touched} of {len(plain)} blocks on something learns, from that block itself on"
 
 
 def optimiser(test: MethodUnderTest) -> str:
@@ -139,13 +202,28 @@ def gradients(test: MethodUnderTest) -> str:
     vit = test.trace.vit
     found = require_learners(vit)
     sizes = {n: 0.0 if p.grad is None else p.grad.abs().max().item() for n, p in found.items()}
-    blind = {name for name in sizes if _is_blind(name, vit)}
-    seen = {name: size for name, size in sizes.items() if name not in blind}
-    dead = [name for name, size in seen.items() if not size > NOISE * max(sizes.values())]
-    if dead:
-        raise Broken(f"no gradient reaches {len(dead)} of {len(sizes)}: {some(dead)}")
-    note = f"; {len(blind)} key biases get none, attention is blind to them" if blind else ""
-    return f"{len(seen)} tensors, {min(seen.values()):.1e} to {max(seen.values()):.1e}{note}"
+    return require_gradients(test, vit, sizes)
+
+
+def require_gradients(test: MethodUnderTest, vit: nn.Module, sizes: dict[str, float]) -> str:
+    """The sizes of the gradients in words. Shifts of all keys get none: attention is blind to them.
+
+    Args:
+        test: for its images.
+        vit: the backbone that learns.
+        sizes: name of what learns -> the largest entry of its gradient.
+
+    Raises:
+        Broken: something else gets none.
+    """
+    found, largest = learners(vit), max(sizes.values())
+    low = [name for name, size in sizes.items() if not size > NOISE * largest]
+    dead = [name for name in low if not is_blind(vit, found[name], test.images)]
+    if dead or len(low) == len(sizes):
+        raise Broken(f"no gradient reaches {len(dead or low)} of {len(sizes)}: {some(dead or low)}")
+    seen = [size for name, size in sizes.items() if name not in low]
+    note = f"; {len(low)} shift all keys alike, attention is blind to that" if low else ""
+    return f"{len(seen)} tensors, {min(seen):.1e} to {max(seen):.1e}{note}"
 
 
 def movement(test: MethodUnderTest) -> str:
@@ -153,7 +231,11 @@ def movement(test: MethodUnderTest) -> str:
     trace = test.trace
     found = require_learners(trace.vit)
     moved = {name: distance(trace.before[name], trace.after[name]) for name in found}
-    still = [name for name, by in moved.items() if not by > 0 and not _is_blind(name, trace.vit)]
+    still = [
+        name
+        for name, by in moved.items()
+        if not by > 0 and not is_blind(trace.vit, found[name], test.images)
+    ]
     if still:
         raise Broken(f"{len(still)} of {len(moved)} have not moved: {some(still)}")
     return f"{len(moved)} tensors, by up to {max(moved.values()):.1e}"
@@ -181,10 +263,33 @@ def decay_rules(test: MethodUnderTest) -> str:
     return ", ".join(f"{rule} {count}" for rule, count in counts.items() if count)
 
 
-def _is_blind(name: str, vit: nn.Module) -> bool:
-    """The bias of the keys adds a constant per query, unless a rotation comes after it."""
-    rotary = getattr(vit, "rope", None) is not None
-    return parameter_role(name) == "k" and name.endswith(".bias") and not rotary
+def decay_alone(test: MethodUnderTest) -> str:
+    """Under a loss of zero, decay moves what learns to where the method says, and nothing else."""
+    placed, vit = test.adapted()
+    found = require_learners(vit)
+    rules = {name: placed.decay(name) for name in found}
+    start = snapshot(vit)
+    recipe = Recipe(iterations=1, batch=1, lr=0.1, backbone_lr=0.1, weight_decay=1.0)
+    named = {f"backbone.{name}": rule for name, rule in rules.items()}
+    optimizer = make_optimizer(nn.ModuleDict({"backbone": vit}), recipe, named)
+    set_rates(optimizer, recipe, 0)
+    nudge(vit)
+    before = snapshot(vit)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (0 * test.loss(vit.forward_features(test.images))).backward()
+        optimizer.step()
+    after = snapshot(vit)
+    for name, rule in rules.items():
+        points = {"to_zero": 0 * start[name], "to_init": start[name], "none": before[name]}
+        if found[name].grad is None:
+            continue  # no part of the loss: the optimiser leaves it as it is
+        left = (1 - recipe.lr * recipe.weight_decay) ** 2
+        expected = points[rule] + left * (before[name] - points[rule])
+        require_close(f"{name}, decayed {rule},", after[name], expected, DECAY)
+    if moved := [name for name in changed(before, after) if name not in found]:
+        raise Broken(f"the decay of what learns moves {some(moved)}, which does not")
+    return f"{len(rules)} tensors have {left:.0%} of their way left"
 
 
 def _leaves(output: Tensor) -> list[Tensor]:
@@ -201,19 +306,61 @@ def _leaves(output: Tensor) -> list[Tensor]:
     return found
 
 
-def _entering_last(vit: nn.Module, test: MethodUnderTest) -> Tensor:
-    """Output of the block before the last one."""
-    caught = []
-    handle = vit.blocks[-2].register_forward_hook(lambda module, args, y: caught.append(y))
-    with torch.no_grad():
-        vit.forward_features(test.images)
-    handle.remove()
-    return caught[0]
+def _leaving(vit: nn.Module, test: MethodUnderTest) -> list[Tensor]:
+    """The output of each block."""
+    caught: list[Tensor] = []
+    handles = [
+        block.register_forward_hook(lambda block, args, y: caught.append(y)) for block in vit.blocks
+    ]
+    test.features(vit)
+    for handle in handles:
+        handle.remove()
+    return caught
+
+
+def resuming(test: MethodUnderTest) -> str:
+    """The benchmark's optimiser lowers a loss; stopped half-way and resumed, it ends the same."""
+
+    def begun() -> tuple[nn.Module, Optimizer]:
+        placed, vit = test.adapted()
+        rules = {f"backbone.{name}": placed.decay(name) for name in require_learners(vit)}
+        recipe = Recipe(iterations=STEPS, batch=3, lr=RATE, backbone_lr=RATE, weight_decay=0.05)
+        optimizer = make_optimizer(nn.ModuleDict({"backbone": vit}), recipe, rules)
+        set_rates(optimizer, recipe, 0)
+        return vit.train(), optimizer
+
+    target = torch.randn(test.start.shape, generator=torch.Generator().manual_seed(23))
+
+    def train(vit: nn.Module, optimizer: Optimizer, steps: range) -> list[float]:
+        losses = []
+        for step in steps:
+            torch.manual_seed(step)  # of dropout
+            optimizer.zero_grad()
+            loss = (vit.forward_features(test.images) - target).square().mean()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    vit, optimizer = begun()
+    losses = train(vit, optimizer, range(STEPS // 2))
+    state = copy.deepcopy((vit.state_dict(), optimizer.state_dict()))
+    losses += train(vit, optimizer, range(STEPS // 2, STEPS))
+    if not losses[-1] < losses[0]:
+        raise Broken(f"{STEPS} steps move the loss from {losses[0]:.3f} to {losses[-1]:.3f}")
+    resumed, optimizer = begun()
+    resumed.load_state_dict(state[0])
+    optimizer.load_state_dict(state[1])
+    train(resumed, optimizer, range(STEPS // 2, STEPS))
+    ends = test.features(resumed.eval()), test.features(vit.eval())
+    close = require_close(f"resumed after {STEPS // 2}, the output", *ends, RESUMED)
+    return f"loss {losses[0]:.3f} -> {losses[-1]:.3f} in {STEPS} steps; {close}"
 
 
 TRAINING: dict[str, Callable[[MethodUnderTest], str]] = {
     "exact start": exact_start,
     "start by seed": seeded_start,
+    "another seed": another_seed,
     "pretrained keys": pretrained_keys,
     "declared parameters learn": declared_learn,
     "start_block": start_block,
@@ -222,4 +369,6 @@ TRAINING: dict[str, Callable[[MethodUnderTest], str]] = {
     "moves after two": movement,
     "frozen tensors rest": frozen_rest,
     "weight decay rules": decay_rules,
+    "weight decay alone": decay_alone,
+    "25 steps, resumed": resuming,
 }

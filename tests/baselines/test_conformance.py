@@ -28,6 +28,8 @@ def spectral(*learned: str, linears: tuple[str, ...] = SIX) -> set[str]:
 LENGTHS = {f"{linear}.lora_magnitude" for linear in SIX}
 SMALL = {"rank": 3, "alpha": 4}
 COMPILE = "torch.compile"
+STEPS = "25 steps, resumed"
+SLOW = (COMPILE, STEPS, "slope along the gradient", "another seed", "fold with other numbers")
 TRACED = ("class token", "rotary and SwiGLU", "grid in windows")
 WB = ("weight", "bias")
 CASES = {
@@ -149,19 +151,15 @@ def test_definition(name: str) -> None:
 
 
 @pytest.mark.parametrize("start", [0, 1])
-@pytest.mark.parametrize("case", CASES)
-def test_start(case: str, start: int, small_vit: Build, images: torch.Tensor) -> None:
+@pytest.mark.parametrize("case", [case for case in CASES if not make(case).exact_start])
+def test_how_inexact_a_start_is(
+    case: str, start: int, small_vit: Build, images: torch.Tensor
+) -> None:
     vit = small_vit()
-    expected, pretrained = output(vit, images), set(vit.state_dict())
+    expected = output(vit, images)
     method = adapted(case, vit, start)
-    assert pretrained <= set(vit.state_dict())
-    got = output(vit, images)
-    assert got.shape == expected.shape
-    error = (got - expected).abs().max().item()
-    print(f"{case}: start differs by {error:.1e}")
-    if method.exact_start:
-        assert error <= 1e-4
-    elif case.startswith("edora"):  # only the noise in its core, which scales with sigma
+    error = (output(vit, images) - expected).abs().max().item()
+    if case.startswith("edora"):  # only the noise in its core, which scales with sigma
         assert 0 < error <= 50 * method.sigma
     else:
         assert error > 1e-3
@@ -190,12 +188,12 @@ def test_exactly_the_declared_parameters_learn(case: str, start: int, small_vit:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_conform(name: str, kind: str) -> None:
-    """`check NAME`; tracing, the slowest of it, on one kind per method, in turn."""
+    """`check NAME`; the slowest of it on one kind per method, in turn."""
     method = METHODS[name]()
     on_sequences_only = "token_sequence" in method.needs
     choice = TRACED[:2] if on_sequences_only else TRACED
     traced = choice[list(METHODS).index(name) % len(choice)] == kind
-    findings = check_method(method, kind, () if traced else (COMPILE,))
+    findings = check_method(method, kind, () if traced else SLOW)
     refused = findings[0].verdict == "n/a"
     assert refused == (kind == "grid in windows" and on_sequences_only)
     assert [found for found in findings if found.verdict == "fail"] == []
@@ -204,7 +202,7 @@ def test_methods_conform(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in METHODS])
 def test_variants_conform(case: str) -> None:
-    findings = check_method(make(case), "registers and layer scale", (COMPILE,))
+    findings = check_method(make(case), "registers and layer scale", (COMPILE, STEPS))
     assert findings[0].verdict == "pass"
     assert [found for found in findings if found.verdict == "fail"] == []
 

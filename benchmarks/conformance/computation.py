@@ -1,0 +1,159 @@
+"""What must hold of an adapted backbone as a function: its output for images, its gradient."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.conformance.method_under_test import (
+    Broken,
+    MethodUnderTest,
+    distance,
+    draw_images,
+    nudge,
+    require_close,
+    require_learners,
+    some,
+)
+from benchmarks.conformance.training import START, require_gradients
+from soma import NotFoldable
+from soma.backbone import block_index, comes_before
+
+ALONE = 1e-5  # largest difference of an image's output, computed alone or in a batch
+SLOPE, STEP = 3e-2, 5e-3  # largest error of a slope that is about one, over steps of this size
+OTHER_SIZE = (40, 56)  # pixels: 5 x 7 patches, more than of the first images, and no square number
+
+
+def task_gradients(test: MethodUnderTest) -> str:
+    """A gradient reaches what learns through the tasks' own call, which ends before the final norm.
+
+    Pretrained tensors behind the last block, where a method trains them, get none there.
+    """
+    vit = test.trace.vit
+    found = require_learners(vit)
+    pretrained = dict(test.plain().named_parameters())
+    behind = {n for n in found if n in pretrained and _acts_after_the_blocks(vit, n)}
+    read = {name: p for name, p in found.items() if name not in behind}
+    if not read:
+        raise Broken(f"all that learns is {some(sorted(behind))}, which no task reads")
+    loss = test.loss(test.maps(vit))
+    gradients = torch.autograd.grad(loss, list(read.values()), allow_unused=True)
+    sizes = {
+        name: 0.0 if gradient is None else gradient.abs().max().item()
+        for name, gradient in zip(read, gradients, strict=True)
+    }
+    note = f"; none reaches {some(sorted(behind))}, behind the last block" if behind else ""
+    return require_gradients(test, vit, sizes) + note
+
+
+def slope(test: MethodUnderTest) -> str:
+    """Along random directions the loss rises as the gradient says.
+
+    Every tensor has the same share in a direction, so that a wrong gradient of one is seen.
+    """
+    placed, vit = test.example
+    found = list(require_learners(vit).values())
+
+    def loss() -> Tensor:
+        return test.loss(vit.forward_features(test.images).double())
+
+    gradients = torch.autograd.grad(loss(), found, materialize_grads=True, allow_unused=True)
+    sizes = [gradient.norm().item() for gradient in gradients]
+    if not max(sizes) > 0:
+        raise Broken("the gradient is zero")
+    least = 0.03 * max(sizes)
+    scales = [1 / (max(size, least) * len(found) ** 0.5) for size in sizes]
+    wrong = 0.0
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        noise = [torch.randn(parameter.shape, generator=generator) for parameter in found]
+        ways = [scale * way for scale, way in zip(scales, noise, strict=True)]
+        terms = [(g * way).sum().item() for g, way in zip(gradients, ways, strict=True)]
+        expected = sum(terms)
+        wrong = max(wrong, abs(_rise(found, ways, loss) - expected))
+    if placed.exact_gradient:
+        if not wrong <= SLOPE:
+            raise Broken(f"the loss rises by {wrong:.1e} other than the gradient says, of about 1")
+        return f"wrong by {wrong:.1e} (at most {SLOPE:.0e}) where it is about 1"
+    ways = [scale * g / max(sizes) for scale, g in zip(scales, gradients, strict=True)]
+    if not _rise(found, ways, loss) > 0:
+        raise Broken("along its own gradient the loss does not rise")
+    return f"not exact, as the method says: wrong by {wrong:.1e} where it is about 1"
+
+
+@torch.no_grad()
+def _rise(parameters: list[nn.Parameter], ways: list[Tensor], loss: Callable[[], Tensor]) -> float:
+    """By how much the loss rises per step along `ways`; the parameters are put back."""
+    values = [parameter.clone() for parameter in parameters]
+    losses = []
+    for step in (STEP, -STEP):
+        for parameter, value, way in zip(parameters, values, ways, strict=True):
+            parameter.copy_(value + step * way)
+        losses.append(loss().item())
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
+    return (losses[0] - losses[1]) / (2 * STEP)
+
+
+def each_image_alone(test: MethodUnderTest) -> str:
+    """The output for an image is its own, whatever else is in the batch and came before."""
+    _, vit = test.example
+    together = test.features(vit)
+    apart = [test.features(vit, image[None]) for image in test.images]
+    close = require_close("an image's output, alone,", torch.cat(apart), together, ALONE)
+    require_close("the second time, the output", test.features(vit), together, 0)
+    return close
+
+
+def training_mode(test: MethodUnderTest) -> str:
+    """Without dropout the output in training mode is that of `eval`."""
+    test = test.without_dropout()
+    _, vit = test.adapted()
+    nudge(vit)
+    for module in vit.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    expected = test.features(vit.eval())
+    close = require_close(
+        "the output in training mode", test.features(vit.train()), expected, ALONE
+    )
+    require_close("after it, the output", test.features(vit.eval()), expected, 0)
+    return close
+
+
+def other_size(test: MethodUnderTest) -> str:
+    """Larger images, higher than wide: as on the first ones, which are computed as before."""
+    images = draw_images(*OTHER_SIZE)
+    placed, vit = test.untrained
+    plain = test.plain()
+    start = test.features(vit, images)
+    if start.shape != (expected := test.features(plain, images)).shape:
+        raise Broken(f"the output has shape {tuple(start.shape)}, not {tuple(expected.shape)}")
+    if placed.exact_start:
+        require_close("the start", start, expected, START)
+    _, vit = test.example
+    before, trained = test.features(vit), test.features(vit, images)
+    apart = [test.features(vit, image[None]) for image in images]
+    require_close("an image's output, alone,", torch.cat(apart), trained, ALONE)
+    require_close("back on the first images, the output", test.features(vit), before, 0)
+    twin = copy.deepcopy(vit)
+    words = f"{OTHER_SIZE[0]} x {OTHER_SIZE[1]} pixels: moved by {distance(trained, start):.1e}"
+    try:
+        placed.fold(twin)
+    except NotFoldable:
+        return words
+    return f"{words}; folded, {require_close('it', test.features(twin, images), trained, START)}"
+
+
+def _acts_after_the_blocks(vit: nn.Module, name: str) -> bool:
+    return block_index(name) is None and not comes_before(vit, name, 1)
+
+
+COMPUTATION: dict[str, Callable[[MethodUnderTest], str]] = {
+    "gradient in the tasks": task_gradients,
+    "slope along the gradient": slope,
+    "each image alone": each_image_alone,
+    "training mode": training_mode,
+    "another image size": other_size,
+}
