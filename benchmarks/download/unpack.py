@@ -11,11 +11,9 @@ import subprocess
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO
 
 from pydantic import BaseModel, ValidationError
 
@@ -45,15 +43,6 @@ class Damaged(UserError):
     """No archive, or not all of it: another copy may do."""
 
 
-@dataclass(frozen=True)
-class Member:
-    """A file in an archive: where it belongs, its bytes, and how to read it."""
-
-    path: PurePosixPath
-    size: int
-    open: Callable[[], IO[bytes]]
-
-
 def unpack(archive: Path, folder: Path, report: Callable[[int], object]) -> None:
     """Unpack a zip, tar or rar into `folder`, which is empty; `report` hears of bytes written.
 
@@ -66,11 +55,9 @@ def unpack(archive: Path, folder: Path, report: Callable[[int], object]) -> None
     """
     try:
         if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as opened:
-                _write(archive, list(_zip_members(archive, opened)), folder, report)
+            _unpack_zip(archive, folder, report)
         elif tarfile.is_tarfile(archive):
-            with tarfile.open(archive) as opened:
-                _write(archive, list(_tar_members(archive, opened)), folder, report)
+            _unpack_tar(archive, folder, report)
         elif _begins(archive, b"Rar!"):
             _unpack_rar(archive, folder)
         else:
@@ -88,25 +75,36 @@ def _begins(file: Path, start: bytes) -> bool:
         return opened.read(64).lstrip().startswith(start)
 
 
-def _zip_members(archive: Path, opened: zipfile.ZipFile) -> Iterator[Member]:
-    for info in opened.infolist():
-        mode = stat.S_IFMT(info.external_attr >> 16)
-        if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise _refused(archive, info.filename, "is a link or a device")
-        if info.flag_bits & 1:
-            raise _refused(archive, info.filename, "is encrypted")
-        path = _inside(archive, info.filename)
-        if not info.is_dir():
-            yield Member(path, info.file_size, lambda info=info: opened.open(info))
+def _unpack_zip(archive: Path, folder: Path, report: Callable[[int], object]) -> None:
+    with zipfile.ZipFile(archive) as opened:
+        infos = opened.infolist()
+        for info in infos:
+            mode = stat.S_IFMT(info.external_attr >> 16)
+            if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise _refused(archive, info.filename, "is a link or a device")
+            if info.flag_bits & 1:
+                raise _refused(archive, info.filename, "is encrypted")
+        paths = [(_inside(archive, info.filename), info) for info in infos]
+        files = [(path, info) for path, info in paths if not info.is_dir()]
+        _check(archive, [(path, info.file_size) for path, info in files], folder)
+        for path, info in files:
+            info.filename = str(path)
+            opened.extract(info, folder)
+            report(info.file_size)
 
 
-def _tar_members(archive: Path, opened: tarfile.TarFile) -> Iterator[Member]:
-    for info in opened:
-        if not (info.isreg() or info.isdir()):
-            raise _refused(archive, info.name, "is a link or a device")
-        path = _inside(archive, info.name)
-        if info.isreg():
-            yield Member(path, info.size, lambda info=info: opened.extractfile(info))
+def _unpack_tar(archive: Path, folder: Path, report: Callable[[int], object]) -> None:
+    with tarfile.open(archive) as opened:
+        infos = opened.getmembers()
+        for info in infos:
+            if not (info.isreg() or info.isdir()):
+                raise _refused(archive, info.name, "is a link or a device")
+            info.name = str(_inside(archive, info.name))
+        files = [info for info in infos if info.isreg()]
+        _check(archive, [(PurePosixPath(info.name), info.size) for info in files], folder)
+        for info in files:
+            opened.extract(info, folder, filter="data")
+            report(info.size)
 
 
 def _inside(archive: Path, name: str) -> PurePosixPath:
@@ -123,35 +121,22 @@ def _refused(archive: Path, name: str, why: str) -> UserError:
     return UserError(f"{archive}: {name!r} {why}; nothing was unpacked, get a clean archive")
 
 
-def _write(
-    archive: Path, members: list[Member], folder: Path, report: Callable[[int], object]
-) -> None:
-    _check_names(archive, [member.path for member in members])
-    needed, free = sum(member.size for member in members), shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"{archive}: holds {needed / 1e9:.1f} GB, {folder} has room for {free / 1e9:.1f} GB; "
-            "nothing was unpacked, make room"
-        )
-    for member in members:
-        target = folder / member.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with member.open() as source, target.open("xb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
-        if target.stat().st_size != member.size:
-            raise EOFError(f"{member.path} is not as long as it says")
-        report(member.size)
-
-
-def _check_names(archive: Path, paths: Iterable[PurePosixPath]) -> None:
+def _check(archive: Path, sizes: list[tuple[PurePosixPath, int]], folder: Path) -> None:
+    """See that the names of files do not collide, and that there is room for them."""
     files: set[PurePosixPath] = set()
-    for path in paths:
+    for path, _ in sizes:
         if path in files:
             raise _refused(archive, str(path), "is there twice")
         files.add(path)
     for path in files:
         if not files.isdisjoint(path.parents):
             raise _refused(archive, str(path), "lies in a file")
+    needed, free = sum(size for _, size in sizes), shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{archive}: holds {needed / 1e9:.1f} GB, {folder} has room for {free / 1e9:.1f} GB; "
+            "nothing was unpacked, make room"
+        )
 
 
 def _unpack_rar(archive: Path, folder: Path) -> None:
@@ -180,7 +165,9 @@ def _output(archive: Path, command: list[str], folder: Path) -> str:
     )
     if done.returncode:
         words = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
-        raise UserError(
+        # On a full disk another copy would do no better.
+        full = shutil.disk_usage(folder).free < archive.stat().st_size
+        raise (UserError if full else Damaged)(
             f"{archive}: {command[0]} ends with code {done.returncode}"
             f"{': ' + words[-1] if words else ''}; fetch the archive again, or try another tool"
         )
@@ -228,6 +215,11 @@ def place(unpacked: Path, home: Path, archive: Archive, note: Path) -> int:
             raise UserError(
                 f"{archive.name}: holds {target.relative_to(home)}, a note of the "
                 "download; nothing was moved, get a clean archive"
+            )
+        if target.parent == home and target.name.lower().endswith(SUFFIXES):
+            raise UserError(
+                f"{archive.name}: holds {target.name}, which would pass for an archive that was "
+                "put there by hand; nothing was moved, get a clean archive"
             )
         if target.exists() and not (target.is_file() and filecmp.cmp(file, target, shallow=False)):
             raise UserError(

@@ -14,7 +14,7 @@ from toy_download import IMAGES, LABELS, PLACED, files, run_here, write_card, zi
 
 from benchmarks.__main__ import main
 from benchmarks.data import cards
-from benchmarks.download import transfer
+from benchmarks.download import transfer, unpack
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -185,6 +185,61 @@ def test_a_hostile_archive_leaves_no_trace(root: Path, server: Server, download:
     assert "'../../evil' would be written outside the folder" in err
     assert files(root) == {"toy/images/1": "image" * 1000}
     assert not list(root.parent.rglob("evil"))
+
+
+@pytest.mark.parametrize("arrived", [b"<html>Please log in</html>", LABELS[:60], b"Rar!\x1a\x07"])
+def test_what_is_no_archive_is_removed_and_fetched_again(
+    arrived: bytes, root: Path, server: Server, download: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No digest is published, and the server states no other length."""
+    monkeypatch.setattr(unpack, "RAR_TOOLS", {"false": (["false"], ["false"])})
+    server.files["1_labels.zip"] = arrived
+    direct(root, server)
+    code, _, err = download()
+    assert code == 2
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert "it is removed: run the same command again to fetch it" in line
+    server.files["1_labels.zip"] = LABELS
+    assert download()[0] == 0
+    assert files(root) == PLACED
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (".download__1_labels.zip.done.json", "a note of the download"),
+        (".Download__1_labels.zip.done.json", "a note of the download"),
+        ("1_labels.zip", "which would pass for an archive that was put there by hand"),
+    ],
+)
+def test_no_archive_passes_another_one_off_as_done(
+    name: str, words: str, root: Path, server: Server, download: Command
+) -> None:
+    server.files["1_images.zip"] = zipped(images__1="image", **{name: '{"files": {}}'})
+    direct(root, server)
+    for _ in range(2):
+        code, _, err = download()
+        assert code == 2
+        assert words in err
+        assert not (root / "toy/1_labels.zip").exists()
+        assert "1_labels.zip" in dict(server.requests)
+
+
+def test_a_dry_run_in_a_folder_that_is_not_there_says_what_is_known_offline(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = "{name: a.zip, bytes: 25000000}, {name: '{part}.zip', parts: ['1'], gigabytes: 2}"
+    write_card(root, f"kind: direct, url: 'http://127.0.0.1:9/', files: [{known}]")
+    where = str(root / "not/yet")
+    assert main(["download", "--dataset", "toy", "--root", where, "--dry-run"]) == 1
+    out = capsys.readouterr().out
+    assert "a.zip: the connection fails" in out
+    assert [line.split()[1:] for line in out.splitlines() if ".zip  " in line] == [
+        ["0.025", "GB", "fetch"],
+        ["2.000", "GB", "fetch"],
+    ]
+    assert "needs 4.025 GB, free " in out
+    assert not (root / "not").exists()
 
 
 def test_what_is_there_is_never_overwritten(root: Path, server: Server, download: Command) -> None:
