@@ -1,5 +1,5 @@
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -9,8 +9,13 @@ from toy_task import FakeTask, Net, cell_of
 from baselines import METHODS
 from benchmarks import run
 from benchmarks.backbones import BACKBONE, load_backbone
+from benchmarks.cell import make_cell
 from benchmarks.errors import UserError
 from benchmarks.protocol import HUB
+from benchmarks.segmentation import task as segmentation
+from benchmarks.segmentation.settings import SegmentationProtocol
+from benchmarks.tasks import load_protocol
+from benchmarks.yaml_files import merge
 from soma.method import Method, adapt
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -100,3 +105,33 @@ def test_the_method_decides_on_annealing_where_the_recipe_leaves_it(task):
         training = run.make_training(cell, run.build(cell, task), fabric)
         found[method] = training.recipe.weight_decay_schedule
     assert found == {"soma": "cosine", "lora": "constant", "full": "constant"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": {"args": {"num_heads": 5}}}, "no model can be built of its backbone"),
+        ({"augment": {"crop": 100}}, "crop 100 is no multiple of the backbone's patch of 8 pixels"),
+        (
+            {
+                "backbone": {
+                    "name": "swin_tiny_patch4_window7_224",
+                    "features": [0, 1, 2, 3],
+                }
+            },
+            "no model can be built of its backbone",
+        ),
+    ],
+)
+def test_a_protocol_of_which_no_model_can_be_built_is_one_line(
+    changes: dict[str, Any], message: str
+) -> None:
+    random = {"backbone": {"weights": "random", "sha256": None}}
+    whole = merge(load_protocol("mini_gtav").model_dump(), random)
+    if "name" in changes.get("backbone", {}):
+        whole["backbone"]["args"] = {}
+    whole = merge(whole, changes)
+    ours = SegmentationProtocol.model_validate(whole)
+    cell = make_cell(ours, "lora", seed=0)
+    with pytest.raises(UserError, match=message):
+        run.build(cell, segmentation)
