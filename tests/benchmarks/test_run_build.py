@@ -127,7 +127,7 @@ def test_a_protocol_of_which_no_model_can_be_built_is_one_line(
     changes: dict[str, Any], message: str
 ) -> None:
     random = {"backbone": {"weights": "random", "sha256": None}}
-    whole = merge(load_protocol("mini_gtav").model_dump(), random)
+    whole = merge(load_protocol("mini_gtav").model_dump(exclude_unset=True), random)
     if "name" in changes.get("backbone", {}):
         whole["backbone"]["args"] = {}
     whole = merge(whole, changes)
