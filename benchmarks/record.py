@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchmarks.environment import Environment
 from benchmarks.errors import UserError
+from benchmarks.protocol import Count, Index, NotNegative
+from benchmarks.tasks import check_scores
 from benchmarks.trials import Budget
 from benchmarks.yaml_files import added_field, digest_of, problem
 
@@ -46,7 +48,7 @@ class Score(_Part):
 class Evaluation(_Part):
     """All scored domains after `iteration` optimizer steps."""
 
-    iteration: int
+    iteration: Index
     domains: dict[str, Score]
 
 
@@ -56,9 +58,9 @@ class Parameters(_Part):
     Trainable and all of the adapted backbone, and the head's (all trained).
     """
 
-    backbone_trainable: int
-    backbone_total: int
-    head: int
+    backbone_trainable: Index
+    backbone_total: Index
+    head: Index
 
 
 class Cost(_Part):
@@ -69,21 +71,21 @@ class Cost(_Part):
         micro_batch: images of one forward pass on one device.
     """
 
-    seconds_per_step: float | None = None
-    train_seconds: float | None = None
-    evaluate_seconds: float | None = None
-    adapt_seconds: float | None = None
-    peak_train_bytes: int | None = None
-    peak_evaluate_bytes: int | None = None
-    devices: int = 1
-    nodes: int = 1
-    micro_batch: int | None = None
+    seconds_per_step: NotNegative | None = None
+    train_seconds: NotNegative | None = None
+    evaluate_seconds: NotNegative | None = None
+    adapt_seconds: NotNegative | None = None
+    peak_train_bytes: Index | None = None
+    peak_evaluate_bytes: Index | None = None
+    devices: Count = 1
+    nodes: Count = 1
+    micro_batch: Count | None = None
 
 
 class LossPoint(_Part):
     """Training loss at one iteration; null where it was not finite."""
 
-    iteration: int
+    iteration: Index
     loss: float | None
 
 
@@ -163,9 +165,22 @@ class Record(_Part):
         ):
             if value != in_cell:
                 raise ValueError(f"{name} is {value!r:.60}, its cell says {in_cell!r:.60}")
+        named = "hf" if self.method.startswith("hf:") else self.method
+        if named != self.cell["method"].get("name"):
+            raise ValueError(f"method is {named!r:.60}, not that of its cell")
+        row = self.label.partition("+")[0]
+        if not (row == self.method or row.endswith(f".{self.method}") or named == "hf"):
+            raise ValueError(f"label {self.label!r:.60} is not of its method {self.method!r:.60}")
+        self._check_outcome()
+
+    def _check_outcome(self) -> None:
         if (self.status == "done") == bool(self.reason):
             raise ValueError(f"status {self.status} with reason {self.reason!r:.60}")
-        last = self.cell["recipe"].get("iterations")
+        last = self.cell["recipe"].get("iterations", 0)
+        for what in (self.evaluations, self.losses):
+            iterations = [entry.iteration for entry in what]
+            if iterations != sorted({*iterations}) or max(iterations, default=0) > last:
+                raise ValueError(f"iterations {iterations[-3:]} that do not rise up to {last}")
         ended = any(evaluation.iteration == last for evaluation in self.evaluations)
         if (self.status == "done") != ended:
             raise ValueError(f"status {self.status}, {'' if ended else 'not '}scored at the end")
@@ -204,6 +219,7 @@ def load_records(folder: Path, protocol: str, mode: str, engine: str = "") -> li
             )
         try:
             record.check()
+            check_scores(record, path)
         except ValueError as error:
             raise UserError(
                 f"{path}: not as its run left it: {error}; delete it and run its cell again"

@@ -7,6 +7,8 @@ its protocol without the domains that are tested on: those are neither read nor 
 from collections.abc import Sequence
 from pathlib import Path
 
+import filelock
+
 from benchmarks import methods, trials
 from benchmarks.cell import Cell, make_cell
 from benchmarks.errors import UserError
@@ -90,15 +92,16 @@ def update(
     Raises:
         UserError: the summary cannot be read or written, or a record cannot be read.
     """
-    held = trials.read(path, protocol.metric)[0] if path.exists() else []
     records = [finished(cell, out) for cell in run]
     made = [_trial(protocol, cell, record) for cell, record in zip(run, records, strict=True)]
     made = trials.choose(made)
     labels = dict.fromkeys(trial.method for trial in made)
-    text = trials.render(
-        [*(trial for trial in held if trial.method not in labels), *made], protocol.metric
-    )
-    write_atomically(path, lambda file: file.write(text.encode()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{path}.lock"):  # another run may be adding its methods
+        held = trials.read(path, protocol.metric)[0] if path.exists() else []
+        kept = [trial for trial in held if trial.method not in labels]
+        text = trials.render([*kept, *made], protocol.metric)
+        write_atomically(path, lambda file: file.write(text.encode()))
     chosen = [trial for trial in made if trial.chosen]
     reasons = {trial.method: record.reason for trial, record in zip(made, records, strict=True)}
     for trial in chosen:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from toy_records import FINGERPRINTS, toy_protocol, toy_record, write_toy_records
 
@@ -19,6 +20,7 @@ from benchmarks.cell import make_cell
 from benchmarks.environment import environment
 from benchmarks.errors import UserError
 from benchmarks.record import Record, load_records, write_atomically
+from benchmarks.segmentation.metrics import summary
 
 
 def test_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -188,6 +190,16 @@ def set_score(value: float) -> Callable[[dict], None]:
         lambda r: r.update(reason="it was well"),
         lambda r: r.update(evaluations=r["evaluations"][:1]),
         lambda r: r["evaluations"][-1]["domains"]["bdd100k"].update(images=0),
+        lambda r: r["evaluations"][-1]["domains"].pop("bdd100k"),
+        lambda r: r["evaluations"][-1]["domains"]["bdd100k"].update(role="extra"),
+        lambda r: r["evaluations"][0].update(iteration=-1),
+        lambda r: r["evaluations"].append(r["evaluations"][-1]),
+        lambda r: r["evaluations"].append(r["evaluations"][-1] | {"iteration": 10**9}),
+        lambda r: r["parameters"].update(backbone_trainable=-1),
+        lambda r: r["cost"].update(seconds_per_step=-1.0),
+        lambda r: r["cost"].update(devices=0),
+        lambda r: r.update(method="dora"),
+        lambda r: r.update(label="dora"),
         lambda r: r["evaluations"][-1]["domains"]["bdd100k"].update(role="best"),
     ],
 )
@@ -199,6 +211,41 @@ def test_an_edited_record_is_refused_by_name(
     assert len(load_records(tmp_path, "toy", "controlled")) == 1
     edited(change)(path)
     with pytest.raises(UserError, match=str(path)):
+        load_records(tmp_path, "toy", "controlled")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (set_score(31.0), "bdd100k: mIoU is not that of the matrices in seed0.npz"),
+        (
+            lambda r: r["evaluations"][-1]["domains"]["bdd100k"].update(images=3),
+            "bdd100k: 3 images, seed0.npz has 2",
+        ),
+        (lambda r: None, ""),
+    ],
+)
+def test_scores_are_those_of_the_matrices_beside_the_record(
+    change: Callable[[dict], None], words: str, tmp_path: Path
+) -> None:
+    write_toy_records(tmp_path, [toy_record("lora", 0)])
+    path = tmp_path / "toy/all/lora/seed0.json"
+    matrices = np.random.default_rng(0).integers(1, 99, (2, 19, 19))
+
+    def true(record: dict) -> None:
+        record["evaluations"][-1]["domains"]["bdd100k"].update(
+            images=2, metrics=summary(matrices.sum(0))
+        )
+
+    edited(true)(path)
+    np.savez_compressed(path.with_suffix(".npz"), bdd100k=matrices)
+    assert len(load_records(tmp_path, "toy", "controlled")) == 1
+    if words:
+        edited(change)(path)
+    else:
+        path.with_suffix(".npz").write_bytes(path.with_suffix(".npz").read_bytes()[:-100])
+        words = "seed0.npz beside it cannot be read"
+    with pytest.raises(UserError, match=f"{path}: not as its run left it: {words}"):
         load_records(tmp_path, "toy", "controlled")
 
 

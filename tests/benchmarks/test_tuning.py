@@ -1,6 +1,8 @@
 """`tune`: the same trials for every method on held-out source data, and what is chosen of them."""
 
 import csv
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,6 +78,32 @@ def test_each_trial_is_run_once_and_the_rows_of_other_methods_stay(toy, capsys) 
     methods = [row["method"] for row in rows(toy)]
     assert methods == ["freeze", *["soma"] * 4, *["lora"] * 4]
     assert [row for row in rows(toy) if row["method"] == "lora"] == of_lora
+
+
+def test_two_runs_that_end_together_keep_the_rows_of_both(toy, monkeypatch) -> None:
+    read, path = trials.read, toy / "trials" / "toy.csv"
+    assert tune(toy, "lora,soma,freeze") == 0
+    path.unlink()
+
+    def slow(*arguments):
+        held = read(*arguments)
+        time.sleep(0.3)
+        return held
+
+    monkeypatch.setattr(trials, "read", slow)
+    with ThreadPoolExecutor() as pool:
+        list(
+            pool.map(
+                lambda method: tuning.update(
+                    path,
+                    toy_protocol(),
+                    [replace(cell, data=FINGERPRINTS) for cell in cells(method)],
+                    toy / "runs",
+                ),
+                ("freeze", "lora", "soma"),
+            )
+        )
+    assert {row["method"] for row in rows(toy)} == {"freeze", "lora", "soma"}
 
 
 def test_a_method_whose_trials_all_fail_is_said_and_not_chosen(toy, capsys) -> None:
