@@ -313,8 +313,8 @@ def listed_pairs(
         elif missing:
             raise UserError(
                 f"{file}: {len(missing)} of {len(names)} names have no {kind}, the first is "
-                f"{missing[0]!r}; unpack {title} completely or correct the list, which has one "
-                f"image name a line"
+                f"{missing[0]!r}; unpack {title} completely, correct the list, which has one "
+                "image name a line, or exclude them (`verify --write-faults FILE` lists them)"
             )
     complete = found.keys() & truth.keys()
     return [Pair(name, found[name,], truth[name,]) for name in names if (name,) in complete]

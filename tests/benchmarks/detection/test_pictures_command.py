@@ -88,6 +88,22 @@ def test_images_are_evenly_spaced_with_their_own_predictions(setting, monkeypatc
     assert [each.name for each in shown[root / "here" / "predictions_night.png"][2]] == [night[0]]
 
 
+def test_images_that_were_left_out_are_not_looked_for(setting, capsys) -> None:
+    record, root, night = setting
+    card = load_card("sdgod", "boxes")
+    print_ = card.fingerprint(root, NAMES["night"], exclude=(night[0],))
+    assert print_ != card.fingerprint(root, NAMES["night"])
+    cell = Record.load(record).cell
+    cell["protocol"]["targets"][0]["exclude"] = [night[0]]
+    data = Record.load(record).data | {"night": print_}
+    write_record(record, root, cell=cell, data=data)
+    card.path(root, NAMES["night"], "labels", name=night[0]).unlink()
+    boxes = [detected((place, 0.9, 5, 5, 20 + place, 30)) for place in range(1, IMAGES)]
+    predictions.write(record.with_suffix(".night.json.gz"), night[1:], boxes)
+    assert call(record, root) == 0
+    assert str(record.parent / "seed1/predictions_night.png") in capsys.readouterr().out
+
+
 def refused(capsys: pytest.CaptureFixture[str], code: int) -> str:
     err = capsys.readouterr().err
     assert code == 2
