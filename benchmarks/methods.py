@@ -86,6 +86,9 @@ def hf(spec: str) -> tuple[str, dict[str, Any]]:
         call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
         if not isinstance(call.func, ast.Name) or call.args:
             raise ValueError("not a name with named arguments")
+        names = [keyword.arg for keyword in call.keywords]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{twice[0]} is given twice")
         arguments = {str(each.arg): _value(each.value) for each in call.keywords}
         _canonical(arguments)  # plain values only
     except (SyntaxError, ValueError, TypeError) as error:

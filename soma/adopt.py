@@ -41,12 +41,13 @@ def _frozen_to_buffers(layer: nn.Module) -> None:
 
 
 def _share(layer: nn.Module, seen: set[int]) -> None:
-    """Modules that several layers use (a bank of vectors) belong to the first one alone."""
+    """Tensors that several layers use (a bank of vectors) belong to the first one alone."""
     for key, child in list(layer.named_children()):
-        if id(child) in seen:
+        held = {id(tensor) for tensor in (*child.parameters(), *child.buffers())}
+        if held and held <= seen:
             delattr(layer, key)
             layer.__dict__[key] = child
-        seen.add(id(child))
+        seen |= held
 
 
 def _keep_hidden_tensors(layer: nn.Module) -> None:

@@ -51,8 +51,10 @@ TUNERS = {
     "C3A": "C3A(block_size=8)",
     "RoAd": "RoAd(group_size=8)",
     "Lily": "Lily(r=3)",
+    "PaRa": "DEFT(r=3, decomposition_method=qr, para=True)",
+    "KaSA": "LoRA(r=3, kasa_config={'beta': 0.0001, 'gamma': 0.001})",
 }
-INEXACT = {"VB-LoRA", "FourierFT", "C3A"}
+INEXACT = {"VB-LoRA", "FourierFT", "C3A", "PaRa", "KaSA"}
 
 
 def make(tuner: str, **fields: Any) -> HFPeft:
@@ -233,7 +235,7 @@ def test_labels_are_safe_and_differ() -> None:
     label = methods.label
     assert label("hf:OFT") == "hf-OFT"
     assert label("hf:VeRA(r=64, d_initial=0.1)") == "hf-VERA-d_initial=0.1-r=64"
-    odd = [label(f"hf:LoRA(target_parameters=['{word}'])") for word in ("a/b", "a:b", "../c")]
+    odd = [label(f"hf:LoRA(rank_pattern={{'{word}': 3}})") for word in ("a/b", "a:b", "../c")]
     assert len(set(odd)) == 3
     assert all(name.startswith("hf-LORA-") and name.isascii() for name in odd)
     assert not any(set(name) & set("/:\\()'[] ") for name in odd)
@@ -275,6 +277,17 @@ def test_a_cell_knows_arguments_and_version(monkeypatch: pytest.MonkeyPatch) -> 
             "hf:LoRA(init_lora_weights=true, use_dora=true, lora_bias=true)",
             "not supported for DoRA",
         ),
+        ("hf:LoRA(r=4, r=8)", "r is given twice"),
+        ("hf:LoRA(inference_mode=true)", "LORA takes no argument 'inference_mode' here"),
+        ("hf:OFT(inference_mode=false)", "OFT takes no argument 'inference_mode' here"),
+        ("hf:VeRA(peft_type=VERA)", "VERA takes no argument 'peft_type' here; what learns is set"),
+        ("hf:LoRA(modules_to_save=[norm1])", "LORA takes no argument 'modules_to_save' here"),
+        ("hf:LoRA(target_parameters=['a'])", "LORA takes no argument 'target_parameters' here"),
+        ("hf:LoRA(init_lora_weights=eva)", "init_lora_weights=eva needs data"),
+        ("hf:LoRA(init_lora_weights=corda, corda_config={})", "init_lora_weights=corda needs"),
+        ("hf:LoRA(init_lora_weights=lora_ga)", "init_lora_weights=lora_ga needs data"),
+        ("hf:LoRA(eva_config={'rho': 2.0})", "peft warns: `eva_config` specified but will be"),
+        ("hf:VeRA(r=16, save_projection=False)", "VERA: peft warns: Specified to not save"),
     ],
 )
 def test_what_cannot_be_made_is_one_line(spec: str, words: str) -> None:
@@ -282,6 +295,67 @@ def test_what_cannot_be_made_is_one_line(spec: str, words: str) -> None:
         make_method(spec, {})
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("OFT(oft_block_size=7)", r"peft warns: Invalid `oft_block_size` \(7\)! Adjusted"),
+        ("LoRA(fan_in_fan_out=True)", "peft warns: fan_in_fan_out is set to True but"),
+        ("LoRA(r=64, init_lora_weights=pissa)", r"r = 64, but peft takes 32 for blocks\.\d\.attn"),
+        ("LoRA(r=4, init_lora_weights=olora, rank_pattern={'fc2': 40})", "r = 40, .* takes 32 .*2"),
+        ("LoRA(lora_alpha=0)", "nothing would learn"),
+        ("FourierFT(n_frequency=20, scaling=0)", "nothing would learn"),
+        ("LoRA(lora_dropout=1.0)", "nothing would learn"),
+        ("LoRA(qalora_group_size=8)", "peft ignores qalora_group_size"),
+        ("LoHa(r=3, use_effective_conv2d=True)", "peft ignores use_effective_conv2d"),
+        ("MiSS(r=4, mini_r=2)", "peft ignores mini_r"),
+        ("LoRA(rank_pattern={'fc3': 4})", "rank_pattern: 'fc3' is the name of no linear"),
+        ("LoRA(alpha_pattern={'blocks.0.attn.proj': 4})", "alpha_pattern: .* is the name of no"),
+        ("LoRA(rank_pattern={'fc2': 4, 'mlp.fc2': 6})", "'fc2' and 'mlp.fc2' both mean"),
+    ],
+)
+def test_what_peft_changes_or_ignores_is_refused(spec: str, words: str) -> None:
+    vit = build_vit(KIND)
+    with pytest.raises(ValueError, match=words):
+        adapt(make_method(f"hf:{spec}", {"start_block": 2}), vit)
+    assert str(vit) == str(build_vit(KIND))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "LoRA(r=3, lora_alpha=6, lora_dropout=0.1, use_rslora=True)",
+        "LoRA(r=4, rank_pattern={'fc2': 6, 'blocks.3.mlp.fc1': 5}, alpha_pattern={'q': 3})",
+        "LoRA(r=4, lora_alpha=8, init_lora_weights=orthogonal)",
+        "LoHa(r=3, module_dropout=0.1)",
+        "OFT(oft_block_size=8, coft=True, eps=0.1)",
+        "SHiRA(r=2, random_seed=3)",
+        "TinyLoRA(u=32, weight_tying=0.5)",
+        "Lily(r=3, stride_A=2)",
+    ],
+)
+def test_what_peft_does_is_not_refused(spec: str) -> None:
+    state = torch.get_rng_state()
+    vit, plain = build_vit(KIND), build_vit(KIND)
+    torch.set_rng_state(state)
+    adapt(make_method(f"hf:{spec}", {"start_block": 2}), vit)
+    drawn = torch.get_rng_state()
+    torch.set_rng_state(state)
+    make_method(f"hf:{spec}", {"start_block": 2}).attach_empty(plain)
+    assert torch.equal(drawn, torch.get_rng_state())  # looking at the options draws nothing
+    pairs = zip(vit.state_dict().values(), plain.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_lily_shares_between_blocks_as_in_peft() -> None:
+    vit = build_vit(KIND)
+    adapt(make("Lily", options='{"r": 3, "stride_A": 2}'), vit)
+    first, second = vit.blocks[2].mlp.fc1, vit.blocks[3].mlp.fc1
+    assert first.lily_A["default"] is second.lily_A["default"]
+    assert first.lily_B["default"] is second.lily_B["default"]
+    assert first.lily_A["default"] is not vit.blocks[2].mlp.fc2.lily_A["default"]
+    assert type(vit.blocks[1].mlp.fc1) is nn.Linear
 
 
 def test_without_peft_the_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
