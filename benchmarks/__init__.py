@@ -2,3 +2,5 @@
 
 Importing this imports nothing heavy: protocols, records, statistics and tables need no torch.
 """
+
+__version__ = "0.1.0"

@@ -5,12 +5,15 @@ import json
 import platform
 import subprocess
 import sys
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from benchmarks import __version__
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGES = (
@@ -20,10 +23,15 @@ PACKAGES = (
 )
 
 
+# A control character in a label could rewrite the terminal that a table is printed on.
+Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
 class Environment(BaseModel):
     """Where a record was made: commit of the suite, versions, processors; no host names, no paths.
 
     Attributes:
+        suite: version of the suite. date: day of the record, UTC, as YYYY-MM-DD.
         commit, dirty: null outside a git checkout. dirty: something differs from the commit, or
             changed while the process ran; what runs write under results/ is not counted.
         threads: torch threads of the process.
@@ -31,13 +39,15 @@ class Environment(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    commit: str | None = None
+    suite: Line | None = None
+    date: Line | None = None
+    commit: Line | None = None
     dirty: bool | None = None
-    python: str
-    packages: dict[str, str] = Field(default_factory=dict)
-    system: str = ""
-    cpu: str = ""
-    gpu: str | None = None
+    python: Line
+    packages: dict[Line, Line] = Field(default_factory=dict)
+    system: Line = ""
+    cpu: Line = ""
+    gpu: Line | None = None
     threads: int | None = None
 
 
@@ -49,6 +59,8 @@ def environment() -> Environment:
     if (commit, changes) != _checkout(REPOSITORY):
         changes = "changed while the process ran"
     return Environment(
+        suite=__version__,
+        date=datetime.now(UTC).date().isoformat(),
         commit=commit,
         dirty=None if changes is None or commit is None else bool(changes),
         python=platform.python_version(),

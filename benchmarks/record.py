@@ -8,7 +8,7 @@ from typing import IO, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from benchmarks.environment import Environment
+from benchmarks.environment import Environment, Line
 from benchmarks.errors import UserError
 from benchmarks.protocol import Count, Index, NotNegative
 from benchmarks.tasks import check_scores
@@ -18,10 +18,6 @@ from benchmarks.yaml_files import added_field, digest_of, problem
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-# A control character in a label could rewrite the terminal that a table is printed on.
-Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
 class Score(_Part):

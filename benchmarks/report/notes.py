@@ -1,7 +1,9 @@
 """The words below a table: what is missing, how well it discriminates, and what the numbers are."""
 
+from collections import Counter
 from collections.abc import Sequence
 
+from benchmarks.environment import Environment
 from benchmarks.protocol import Protocol, Recipe
 from benchmarks.record import Record
 from benchmarks.report.spec import TableSpec
@@ -187,4 +189,16 @@ def _machines(records: Sequence[Record]) -> list[str]:
         f"s/step measured on {' and '.join(machines)}; records made at commit {', '.join(commits)}"
     )
     dirty = sum(bool(e.dirty) for e in done)
-    return [line + (f", {dirty} of {len(done)} with uncommitted changes" if dirty else "")]
+    line += f", {dirty} of {len(done)} with uncommitted changes" if dirty else ""
+    return [line, *_packages(done)]
+
+
+def _packages(made: Sequence[Environment]) -> list[str]:
+    """Packages of which the records name several versions, and how many records have which."""
+    parts = []
+    for package in sorted({name for environment in made for name in environment.packages}):
+        versions = Counter(environment.packages.get(package, "none") for environment in made)
+        if len(versions) > 1:
+            counts = " and ".join(f"{version} ({count})" for version, count in versions.items())
+            parts.append(f"{package} {counts}")
+    return [f"packages differ between records: {'; '.join(parts)}"] if parts else []

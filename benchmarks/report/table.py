@@ -250,12 +250,14 @@ def build(
         UserError: records of different protocol versions, settings or data; or an unknown name.
     """
     check_alike(records, protocol, spec.name)
-    labels = [methods.label(method) for method in request.methods or spec.methods]
+    labels = [*dict.fromkeys(map(methods.label, request.methods or spec.methods))]
+    known = {*map(methods.label, spec.methods), *(record.label for record in records)}
+    for asked in (*(request.methods or ()), request.reference):
+        # A user's own method may have no record yet.
+        if asked and ":" not in asked and asked not in known:
+            raise UserError(f"{spec.name}: no row {asked!r}{closest(asked, known)}")
     if request.methods is None:
         labels += sorted({record.label for record in records} - set(labels))
-    if request.reference and request.reference not in labels:
-        known = closest(request.reference, labels)
-        raise UserError(f"{spec.name}: no row {request.reference!r}{known}")
     seeds = request.seeds or protocol.seeds
     extras = [domain.domain for domain in protocol.extra]
     view = _View(spec, published, labels, seeds, request.reference or spec.reference, extras)
@@ -310,13 +312,16 @@ def _block(
     records: Sequence[Record],
     against: Sequence[Record],
 ) -> Block:
-    mine = {label: [r for r in records if r.label == label] for label in view.labels}
+    # The reference row is needed where it is not shown, too.
+    labels = dict.fromkeys([*view.labels, view.reference])
+    mine = {label: [r for r in records if r.label == label] for label in labels}
     values = {label: view.values(own, rule) for label, own in mine.items()}
     averages = {label: row[AVERAGE] for label, row in values.items()}
+    shown = {label: averages[label] for label in view.labels}
     rows = []
     for label in view.labels:
         committed = view.values([r for r in against if r.label == label], rule)[AVERAGE]
-        versus = statistics.paired(averages[label], averages.get(view.reference, {}))
+        versus = statistics.paired(averages[label], averages[view.reference])
         done = [record for record in mine[label] if record.status == "done"]
         parameters = next((r.parameters for r in done if r.parameters), None)
         steps = [r.cost.seconds_per_step for r in done if r.cost.seconds_per_step is not None]
@@ -338,7 +343,7 @@ def _block(
         selection=rule,
         rows=tuple(rows),
         completeness=notes.completeness(view.labels, view.seeds, records),
-        discrimination=notes.discrimination(statistics.discrimination(averages)),
+        discrimination=notes.discrimination(statistics.discrimination(shown)),
         comparisons=notes.comparisons([row.difference for row in rows], view.reference),
     )
 

@@ -239,3 +239,27 @@ def test_table_counts_its_comparisons_and_those_that_stand(tmp_path: Path) -> No
     text = render(build(tmp_path), "md")
     assert "comparisons with freeze on Avg: 3; of their intervals" in text
     assert "after Bonferroni's correction" in text
+
+
+def test_rows_keep_their_difference_where_the_reference_row_is_not_shown(tmp_path: Path) -> None:
+    whole = row(build(tmp_path), "lora")
+    assert whole.difference is not None
+    table = build(tmp_path, methods=("lora", "soma", "lora"))
+    assert [shown.label for shown in table.blocks[0].rows] == ["lora", "soma"]
+    assert row(table, "lora").difference == whole.difference
+
+
+@pytest.mark.parametrize("asked", [{"methods": ("somma",)}, {"reference": "somma"}])
+def test_a_row_that_nobody_knows_is_refused(asked: dict, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no row 'somma'; did you mean 'soma'"):
+        build(tmp_path, **asked)
+
+
+def test_packages_that_differ_between_records_are_named(tmp_path: Path) -> None:
+    records = toy_records()
+    packages = records[0].environment.packages | {"torch": "2.13.0"}
+    environment = records[0].environment.model_copy(update={"packages": packages})
+    records[0] = records[0].model_copy(update={"environment": environment})
+    (line,) = [line for line in build(tmp_path, records).notes if "packages differ" in line]
+    assert "torch 2.13.0 (1) and none (10)" in line
+    assert not [line for line in build(tmp_path).notes if "packages differ" in line]
