@@ -4,33 +4,25 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from tabulate import tabulate
 
-from benchmarks import artifacts
 from benchmarks import backbones as weights
 from benchmarks.backbones import FOLDER, checked
-from benchmarks.cell import Cell
+from benchmarks.cell import Cell, fingerprints
 from benchmarks.data.cards import load_card
 from benchmarks.data.transforms import resized_shape
-from benchmarks.distributed import check_batch, configure_process, make_fabric
-from benchmarks.environment import environment
 from benchmarks.errors import UserError
-from benchmarks.memory import PeakMemory, give_back_freed_blocks
+from benchmarks.memory import give_back_freed_blocks
 from benchmarks.protocol import HUB, RANDOM, Backbone, Domain, Protocol
-from benchmarks.record import Parameters
-from benchmarks.run import build, make_training
-from benchmarks.tasks import Task, task_of
-from benchmarks.train import NotFinite, Training
+from benchmarks.record import Record
+from benchmarks.run import run_cell
 from benchmarks.worlds import scenes, stand_in, weather
-from soma.method import NotApplicable
 
 
 @dataclass(frozen=True)
@@ -96,7 +88,7 @@ def backbone(spec: Backbone) -> str:
         return f"missing: {error}"
 
 
-STEPS = 2  # the first one warms up
+STEPS = 2  # the first one warms up and is not counted
 IMAGES = 2  # of each source
 
 
@@ -106,25 +98,23 @@ class CannotRun(UserError):
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds and peak bytes (None where the system does not tell) of a cell's parts.
+    """What a shortened cell left.
 
     Attributes:
-        steps: seconds of each training step. domain, size: what the test image was of, and its
-            (height, width). hardware: the device in words.
+        record: of the cell, with its costs.
+        domain: the one that was scored, on one image.
+        size: (height, width) of that image.
+        device: in words.
     """
 
-    adapt_seconds: float
-    steps: list[float]
-    image_seconds: float
+    record: Record
     domain: str
     size: tuple[int, int]
-    peaks: dict[str, int | None]
-    parameters: Parameters
-    hardware: str
+    device: str
 
 
 def measure(cell: Cell, device: str) -> Measured:
-    """Build the cell's model, train it for `STEPS` steps and score one image of the largest size.
+    """Run a cell for `STEPS` steps and one test image of the largest size.
 
     Args:
         cell: what would be run; its data and its weights need not be there.
@@ -135,36 +125,54 @@ def measure(cell: Cell, device: str) -> Measured:
             device does not suffice.
         UserError: device, protocol or method do not fit.
     """
-    protocol = _without_files(cell.protocol)
-    cell = replace(cell, protocol=protocol)
-    check_batch(protocol.recipe, 1)
-    fabric = make_fabric(device, protocol.recipe.precision)
-    configure_process(fabric, protocol.recipe.threads)
-    if fabric.device.type == "cpu":
+    domain = max(cell.protocol.scored_domains, key=lambda d: pixels_of(cell.protocol, d))
+    protocol = _shortened(cell.protocol, domain, twice=device != "cpu")
+    if device == "cpu":
         give_back_freed_blocks()  # a run keeps them, which is faster and takes more memory
-    task = task_of(protocol)
     try:
         with tempfile.TemporaryDirectory() as folder, _splits_not_kept():
-            return _measure(cell, task, fabric, Path(folder))
-    except (NotApplicable, NotFinite) as error:
-        raise CannotRun(f"{cell.label} on {protocol.name}: {error}") from error
+            root = Path(folder)
+            read = (*protocol.source, *protocol.targets)
+            for split in {(each.card, each.split): each for each in read}.values():
+                card, size = load_card(split.card), native_size(protocol, split)
+                stand_in.write_split(card, root, split.split, size, IMAGES)
+            short = replace(cell, protocol=protocol, data=fingerprints(protocol, root))
+            record = run_cell(short, root / "out", root, device)
     except torch.OutOfMemoryError as error:
         raise CannotRun(
             f"{cell.label} on {protocol.name}: the memory of {device} does not suffice; try --set "
             "recipe.accumulate=2 or --set recipe.activation_checkpointing=true"
         ) from error
+    if record.status != "done":
+        raise CannotRun(f"{cell.label} on {protocol.name}: {record.reason}")
+    here = record.environment
+    words = f"{device} ({here.cpu if device == 'cpu' else here.gpu}, {here.threads} threads)"
+    return Measured(record, domain.domain, _test_size(protocol, domain), words)
 
 
-def _without_files(protocol: Protocol) -> Protocol:
-    """Random weights; every image of a domain, few as they are; no idle loader processes."""
+def _shortened(protocol: Protocol, domain: Domain, twice: bool) -> Protocol:
+    """Few steps and one test image, random weights, no idle loader processes.
+
+    With `twice` the image is scored after each step: on a GPU the first time chooses kernels.
+    """
     whole = {"holdout": 0, "exclude": (), "limit": None}
-    source = tuple(domain.model_copy(update=whole) for domain in protocol.source)
+    source = tuple(each.model_copy(update=whole) for each in protocol.source)
     random = {"weights": RANDOM, "sha256": None, "resize": None}
-    backbone = protocol.backbone.model_copy(update=random)
-    loaders = min(protocol.recipe.loader_workers, os.cpu_count() or 1)
-    recipe = protocol.recipe.model_copy(update={"loader_workers": loaders})
-    changes = {"backbone": backbone, "source": source, "recipe": recipe}
-    return protocol.model_copy(update=changes)
+    recipe = {
+        "iterations": STEPS,
+        "evaluate_at": (1,) if twice else (),
+        "loader_workers": min(protocol.recipe.loader_workers, os.cpu_count() or 1),
+    }
+    return protocol.model_copy(
+        update={
+            **dict.fromkeys(protocol.roles.values(), ()),
+            "source": source,
+            "targets": (domain.model_copy(update=whole | {"limit": 1}),),
+            "backbone": protocol.backbone.model_copy(update=random),
+            "recipe": protocol.recipe.model_copy(update=recipe),
+            "starts_from": None,
+        }
+    )
 
 
 @contextmanager
@@ -177,48 +185,6 @@ def _splits_not_kept() -> Iterator[None]:
         del os.environ["SOMA_CACHE"]
         if before is not None:
             os.environ["SOMA_CACHE"] = before
-
-
-def _measure(cell: Cell, task: Task, fabric: Fabric, folder: Path) -> Measured:
-    protocol, memory = cell.protocol, PeakMemory(fabric.device)
-    scored = max(protocol.scored_domains, key=lambda domain: pixels_of(protocol, domain))
-    scored = scored.model_copy(update={"holdout": 0, "exclude": (), "limit": 1})
-    for domain in {(each.card, each.split): each for each in (*protocol.source, scored)}.values():
-        card, size = load_card(domain.card), native_size(protocol, domain)
-        stand_in.write_split(card, folder, domain.split, size, IMAGES)
-    adapted = build(cell, task)
-    training = make_training(cell, adapted, fabric)
-    few = protocol.recipe.model_copy(update={"iterations": STEPS})
-    few_steps = protocol.model_copy(update={"recipe": few})
-    training.state.model.train()
-    with memory.phase("train"), closing(task.batches(few_steps, folder, cell.seed)) as batches:
-        for _ in range(STEPS):
-            training.step(batches)
-    with memory.phase("evaluate"):
-        seconds = _score(training, task, protocol, folder, scored)
-    found = environment()
-    hardware = found.cpu if fabric.device.type == "cpu" else found.gpu
-    return Measured(
-        adapt_seconds=adapted.seconds,
-        steps=training.state.history.seconds,
-        image_seconds=seconds,
-        domain=scored.domain,
-        size=_test_size(protocol, scored),
-        peaks=memory.peaks,
-        parameters=artifacts.parameters(training.state.model),
-        hardware=f"{fabric.device} ({hardware}, {found.threads} threads)",
-    )
-
-
-def _score(
-    training: Training, task: Task, protocol: Protocol, folder: Path, domain: Domain
-) -> float:
-    """Seconds that scoring `domain` takes; on a GPU the second time: the first chooses kernels."""
-    model = training.state.model
-    for _ in range(1 if training.fabric.device.type == "cpu" else 2):
-        started = time.perf_counter()
-        training.evaluate(lambda _: task.evaluate(model, protocol, folder, domain))
-    return time.perf_counter() - started
 
 
 def native_size(protocol: Protocol, domain: Domain) -> tuple[int, int]:
@@ -278,10 +244,11 @@ def project(protocol: Protocol, measured: Measured, splits: Splits) -> Projectio
         pixels += count * pixels_of(protocol, domain)
     evaluations = len({*recipe.evaluate_at, recipe.iterations})
     height, width = measured.size
-    seconds_per_pixel = measured.image_seconds / (height * width)
+    cost = measured.record.cost
+    seconds_per_pixel = cost.evaluate_seconds / (height * width)
     return Projection(
-        adapt=measured.adapt_seconds / 3600,
-        train=recipe.iterations * measured.steps[-1] / 3600,
+        adapt=cost.adapt_seconds / 3600,
+        train=recipe.iterations * cost.seconds_per_step / 3600,
         evaluate=evaluations * pixels * seconds_per_pixel / 3600,
         evaluations=evaluations,
         images=images,
@@ -302,31 +269,31 @@ def print_cell(cell: Cell, device: str, root: Path | None) -> None:
     measured, splits = measure(cell, device), data(cell.protocol, root)
     print(f"dry run of {cell} under {cell.protocol.name}: random weights, rendered images")
     print(tabulate(_measured(cell.protocol, measured), tablefmt="plain"))
-    print("\nprojected from the last step and the one image, other test sizes by their pixels")
+    print("\nprojected from the second step and the one image, other test sizes by their pixels")
     print(tabulate(_projected(cell.protocol, measured, splits), tablefmt="plain"))
     print("\nfor the real run")
     print(tabulate(_needed(cell.protocol, splits), tablefmt="plain"))
 
 
 def _measured(protocol: Protocol, measured: Measured) -> Iterator[tuple[str, str]]:
-    counts, (height, width) = measured.parameters, measured.size
-    yield "device", measured.hardware
+    counts, (height, width) = measured.record.parameters, measured.size
+    cost = measured.record.cost
+    yield "device", measured.device
     yield (
         "parameters",
         f"{counts.backbone_trainable:,} of {counts.backbone_total:,} in the backbone learn, and "
         f"{counts.head:,} in the head",
     )
-    yield "adapting", f"{measured.adapt_seconds:.1f} s, no decomposition kept from before"
-    first, last = measured.steps[0], measured.steps[-1]
+    yield "adapting", f"{cost.adapt_seconds:.1f} s, no decomposition kept from before"
     yield (
         "training step",
-        f"{last:.3g} s (the first one {first:.3g} s), batch {protocol.recipe.batch}, peak memory "
-        f"{_memory(measured, 'train')}",
+        f"{cost.seconds_per_step:.3g} s, batch {protocol.recipe.batch}, peak memory "
+        f"{_memory(cost.peak_train_bytes)}",
     )
     yield (
         "test image",
-        f"{measured.image_seconds:.3g} s, {width}x{height} ({measured.domain}), peak memory "
-        f"{_memory(measured, 'evaluate')}",
+        f"{cost.evaluate_seconds:.3g} s, {width}x{height} ({measured.domain}), peak memory "
+        f"{_memory(cost.peak_evaluate_bytes)}",
     )
 
 
@@ -363,12 +330,13 @@ def print_table(cells: list[Cell], device: str, root: Path | None) -> None:
         except CannotRun as error:
             reasons.append(str(error))
             continue
+        cost = measured.record.cost
         row = [
-            f"{measured.parameters.backbone_trainable:,}",
-            f"{measured.steps[-1]:.3g}",
-            f"{measured.image_seconds:.3g}",
-            _memory(measured, "train"),
-            _memory(measured, "evaluate"),
+            f"{measured.record.parameters.backbone_trainable:,}",
+            f"{cost.seconds_per_step:.3g}",
+            f"{cost.evaluate_seconds:.3g}",
+            _memory(cost.peak_train_bytes),
+            _memory(cost.peak_evaluate_bytes),
             _hours(project(cell.protocol, measured, splits).total),
         ]
         rows.append([str(cell), *row])
@@ -378,8 +346,7 @@ def print_table(cells: list[Cell], device: str, root: Path | None) -> None:
         print(f"cannot run: {reason}")
 
 
-def _memory(measured: Measured, phase: str) -> str:
-    peak = measured.peaks[phase]
+def _memory(peak: int | None) -> str:
     return "unknown" if peak is None else f"{peak / 2**30:.2f} GiB"
 
 

@@ -53,7 +53,8 @@ class History:
     @property
     def seconds_per_step(self) -> float | None:
         """Median time of a step, the first few left out where there are more; None of no step."""
-        return median(self.seconds[WARM_STEPS:] or self.seconds) if self.seconds else None
+        counted = self.seconds[WARM_STEPS:] or self.seconds[1:] or self.seconds
+        return median(counted) if counted else None
 
 
 @dataclass

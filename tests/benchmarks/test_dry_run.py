@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 from tiny_worlds import write_world
+from toy_records import toy_record
 
 from benchmarks import dry_run
 from benchmarks.__main__ import main
@@ -14,7 +15,7 @@ from benchmarks.data.files import Pair
 from benchmarks.detection.reading import read_pair as read_boxes
 from benchmarks.detection.reading import trainable_boxes
 from benchmarks.dry_run import project
-from benchmarks.record import Parameters
+from benchmarks.record import Cost
 from benchmarks.segmentation.data import read_pair
 from benchmarks.tasks import load_protocol
 from benchmarks.worlds import stand_in
@@ -150,16 +151,9 @@ def test_the_largest_test_size_counts() -> None:
 
 def test_hours_are_those_of_steps_and_pixels() -> None:
     protocol = load_protocol("rein_gtav")  # 40,000 steps, scored four times
-    measured = dry_run.Measured(
-        adapt_seconds=36.0,
-        steps=[9.0, 0.9],
-        image_seconds=2.0,
-        domain="bdd100k",
-        size=(720, 1280),
-        peaks={"train": 1, "evaluate": 1},
-        parameters=Parameters(backbone_trainable=1, backbone_total=2, head=3),
-        hardware="a device",
-    )
+    cost = Cost(adapt_seconds=36.0, seconds_per_step=0.9, evaluate_seconds=2.0)
+    record = toy_record("lora", 0, cost=cost)
+    measured = dry_run.Measured(record, "bdd100k", (720, 1280), "a device")
     projected = project(protocol, measured, dry_run.data(protocol, None))
     # 500 of Cityscapes and 2,000 of Mapillary at a lower resolution, 1,000 of BDD100K
     seconds = 2.0 * (500 * 512 * 1024 + 2000 * 512 * 683 + 1000 * 720 * 1280) / (720 * 1280)

@@ -136,7 +136,7 @@ def test_step_time_is_a_median_without_the_first_steps(tmp_path):
     history.seconds = [9.0, 9.0, 9.0, 1.0, 2.0, 7.0]
     assert history.seconds_per_step == 2.0
     history.seconds = [9.0, 8.0]
-    assert history.seconds_per_step == 8.5
+    assert history.seconds_per_step == 8.0
 
 
 NESTED_PHASES = """
