@@ -27,11 +27,13 @@ LOSS_POINTS = 20
 def parameters(model: nn.Module) -> Parameters:
     """Counts of the backbone's parameters and of the rest of the model, the head."""
     backbone = list(model.backbone.parameters())
-    total = sum(each.numel() for each in backbone)
+    total = sum(parameter.numel() for parameter in backbone)
     return Parameters(
-        backbone_trainable=sum(each.numel() for each in backbone if each.requires_grad),
+        backbone_trainable=sum(
+            parameter.numel() for parameter in backbone if parameter.requires_grad
+        ),
         backbone_total=total,
-        head=sum(each.numel() for each in model.parameters()) - total,
+        head=sum(parameter.numel() for parameter in model.parameters()) - total,
     )
 
 

@@ -312,7 +312,7 @@ def parse_changes(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
             changes[kind][name] = value
             continue
         names = [value] if isinstance(value, str) else value
-        if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UserError(
                 f"{where}: expected [NAME, ...], in quotes what reads as a number, or a .txt file"
             )
@@ -336,7 +336,7 @@ def settings_of(semantics: Mapping[str, Any]) -> dict[str, Any]:
     """
     return {
         key: [{k: v for k, v in domain.items() if k != "exclude"} for domain in value]
-        if isinstance(value, list) and all(isinstance(each, dict) for each in value)
+        if isinstance(value, list) and all(isinstance(item, dict) for item in value)
         else value
         for key, value in semantics.items()
     }

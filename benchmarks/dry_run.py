@@ -133,7 +133,7 @@ def measure(cell: Cell, device: str) -> Measured:
         with tempfile.TemporaryDirectory() as folder, _splits_not_kept():
             root = Path(folder)
             read = (*protocol.source, *protocol.targets)
-            for split in {(each.card, each.split): each for each in read}.values():
+            for split in {(domain.card, domain.split): domain for domain in read}.values():
                 card, size = load_card(split.card), native_size(protocol, split)
                 stand_in.write_split(card, root, split.split, size, IMAGES)
             short = replace(cell, protocol=protocol, data=fingerprints(protocol, root))
@@ -156,7 +156,7 @@ def _shortened(protocol: Protocol, domain: Domain, twice: bool) -> Protocol:
     With `twice` the image is scored after each step: on a GPU the first time chooses kernels.
     """
     whole = {"holdout": 0, "exclude": (), "limit": None}
-    source = tuple(each.model_copy(update=whole) for each in protocol.source)
+    source = tuple(domain.model_copy(update=whole) for domain in protocol.source)
     random = {"weights": RANDOM, "sha256": None, "resize": None}
     recipe = {
         "iterations": STEPS,

@@ -89,7 +89,7 @@ def hf(spec: str) -> tuple[str, dict[str, Any]]:
         names = [keyword.arg for keyword in call.keywords]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"{twice[0]} is given twice")
-        arguments = {str(each.arg): _value(each.value) for each in call.keywords}
+        arguments = {str(keyword.arg): _value(keyword.value) for keyword in call.keywords}
         _canonical(arguments)  # plain values only
     except (SyntaxError, ValueError, TypeError) as error:
         reason = getattr(error, "msg", None) or error
@@ -230,7 +230,9 @@ def method_semantics(spec: str, method: "Method", code: bytes | None = None) -> 
     with _guard(spec):
         semantics: dict[str, Any] = {"name": name, "fields": _fields(spec, method)}
         if packages := getattr(method, "packages", ()):
-            semantics["packages"] = {each: importlib.metadata.version(each) for each in packages}
+            semantics["packages"] = {
+                package: importlib.metadata.version(package) for package in packages
+            }
     if path:  # the code of a user's own method is part of what the cell is
         code = code_of(spec) if code is None else code
         semantics["code_sha256"] = hashlib.sha256(code).hexdigest()
@@ -241,7 +243,7 @@ def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.Name):
         return _WORDS.get(node.id, node.id)
     if isinstance(node, ast.List | ast.Tuple):
-        return [_value(each) for each in node.elts]
+        return [_value(item) for item in node.elts]
     return ast.literal_eval(node)
 
 

@@ -327,7 +327,7 @@ class Protocol(Strict):
         Raises:
             UserError: it has no such domain.
         """
-        domains = {each.domain: each for each in (*self.source, *self.scored_domains)}
+        domains = {domain.domain: domain for domain in (*self.source, *self.scored_domains)}
         if domain not in domains:
             raise UserError(f"{self.name}: no domain {domain!r}{closest(domain, domains)}")
         asked = domains[domain]

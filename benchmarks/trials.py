@@ -143,7 +143,7 @@ def budget_of(protocol: Protocol, method: str, mode: str, seed: int) -> Budget |
     if best is None:
         what = f"none of the {len(own)} trials of {label} gave a score" if own else f"no {label}"
         raise UserError(f"{path}: {what}; other trials: {remedy}")
-    if {(each.protocol, each.version) for each in own} != {(protocol.name, protocol.version)}:
+    if {(trial.protocol, trial.version) for trial in own} != {(protocol.name, protocol.version)}:
         raise UserError(
             f"{path}: {label} was tuned under {best.protocol} version {best.version}, not under "
             f"{protocol.name} version {protocol.version}; again: {remedy}"
@@ -158,8 +158,8 @@ def budget_of(protocol: Protocol, method: str, mode: str, seed: int) -> Budget |
     values = {"backbone_lr": best.backbone_lr, "weight_decay": best.weight_decay}
     return Budget(
         trials=len(own),
-        backbone_lr=tuple(sorted({each.backbone_lr for each in own} - {None})),
-        weight_decay=tuple(sorted({each.weight_decay for each in own})),
+        backbone_lr=tuple(sorted({trial.backbone_lr for trial in own} - {None})),
+        weight_decay=tuple(sorted({trial.weight_decay for trial in own})),
         chosen={key: value for key, value in values.items() if value is not None},
         domain=best.domain,
         metric=protocol.metric,
@@ -171,10 +171,10 @@ def budget_of(protocol: Protocol, method: str, mode: str, seed: int) -> Budget |
 def _check_equal(path: Path, trials: list[Trial], own: list[Trial]) -> None:
     """Refuse a budget that another method's differs from, where a backbone learns in both."""
     grids: dict[str, set[tuple]] = {}
-    for each in trials:
-        if each.backbone_lr is not None:
-            setting = each.backbone_lr, each.weight_decay, each.seed
-            grids.setdefault(each.method, set()).add(setting)
+    for trial in trials:
+        if trial.backbone_lr is not None:
+            setting = trial.backbone_lr, trial.weight_decay, trial.seed
+            grids.setdefault(trial.method, set()).add(setting)
     mine = own[0].method
     for other, grid in grids.items():
         if mine in grids and grid != grids[mine]:

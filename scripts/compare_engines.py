@@ -78,7 +78,7 @@ def compared(
     for key, heading in spec.headings.items():
         reference, other = (values[key] for values in both)
         found = statistics.paired(reference, other)
-        scores = (score(statistics.summarise(list(each.values()))) for each in (reference, other))
+        scores = (score(statistics.summarise(list(row.values()))) for row in (reference, other))
         verdict = statistics.agreement(found)
         rows.append((method, heading, str(len(reference)), *scores, difference(found), verdict))
     return rows

@@ -70,7 +70,7 @@ def sweep(
     from benchmarks.sweep import Plan
     from benchmarks.sweep import sweep as work
 
-    options = {key: value or True for key, _, value in (each.partition("=") for each in slurm)}
+    options = {key: value or True for key, _, value in (option.partition("=") for option in slurm)}
     resources = Resources(
         devices, nodes, time, partition or None, gpus_per_node, cpus, mem, options
     )
