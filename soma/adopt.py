@@ -5,6 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from soma.backbone import linear_of
+from soma.low_rank import LowRankLinear
+
 
 def adopt(vit: nn.Module, before: Mapping[str, Tensor]) -> None:
     """Make layers that hold a linear as `base_layer` keep names, copies and files in order.
@@ -72,3 +75,25 @@ def _own(layer: nn.Module) -> None:
     base = layer.base_layer
     for key in ("weight", "bias"):
         base.__dict__[key] = layer._parameters[key] = base._parameters.pop(key)
+
+
+def low_rank_layer(layer: nn.Module) -> LowRankLinear | None:
+    """The layer of this library with the same output as an adopted LoRA or DoRA of peft.
+
+    None for everything else. Dropout is left out, and a residual weight stays one.
+    """
+    if not (hasattr(layer, "base_layer") and hasattr(layer, "lora_A")):
+        return None
+    variant = getattr(layer, "lora_variant", {}).get("default")
+    a, b, scale = layer.lora_A["default"], layer.lora_B["default"], layer.scaling["default"]
+    dora = "default" in layer.lora_magnitude_vector
+    if (variant is not None and not dora) or (b.bias is not None and layer.bias is None):
+        return None  # another formula, or a bias that the plain linear has no place for
+    bias = layer.bias
+    if bias is not None and b.bias is not None:
+        bias = bias + scale * b.bias
+    linear = linear_of(layer.weight.detach(), None if bias is None else bias.detach(), like=layer)
+    made = LowRankLinear(linear, a.weight.data, b.weight.data, scale=scale, magnitude=dora)
+    if dora:
+        made.lora_magnitude.data.copy_(layer.lora_magnitude_vector["default"].weight)
+    return made

@@ -4,6 +4,7 @@ The backbone was adapted with q, k and v apart; both formats are for the one wit
 Needs the package safetensors, not peft.
 """
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,13 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from soma.backbone import SplitQKV, merge_qkv
+from soma.adopt import low_rank_layer
+from soma.backbone import SplitQKV, linear_of, merge_qkv, replace_module
 from soma.checkpoint import write_tensors
 from soma.low_rank import NORM_FLOOR, LowRankLinear
 from soma.method import Method
 
 # How far a frozen weight may be from the pretrained one, relative to its largest entry.
 TOLERANCE = 1e-5
+# How far the output with the exported adapter may be from the trained one, relative likewise.
+OUTPUT = 1e-4
 
 
 class NotExportable(Exception):
@@ -30,18 +34,24 @@ def export_peft(vit: nn.Module, plain: Mapping[str, Tensor], folder: str | Path)
 
     `peft.PeftModel.from_pretrained(backbone, folder)` on the pretrained backbone then computes what
     `vit` does. Factors that were subtracted become B' = [B, -B0], A' = [A; A0], of twice the rank;
-    q, k and v one pair of blocks on the fused linear; trained biases the bias of peft's B.
+    q, k and v one pair of blocks on the fused linear; trained biases the bias of peft's B. That it
+    does is measured before anything is written, on an image of noise.
 
     Args:
-        vit: the adapted, unfolded backbone.
+        vit: the adapted, unfolded backbone, by a method of `LowRank` or by peft's LoRA.
         plain: its state dict from before it was adapted, q, k and v apart as in `vit`.
         folder: where to; made if need be.
 
     Raises:
         NotExportable: what was trained is no low-rank update of linears, or peft has no place for
-            it.
+            it, or would not run it.
     """
+    vit = copy.deepcopy(vit).eval()
+    for name, module in list(vit.named_modules()):
+        if (layer := low_rank_layer(module)) is not None:
+            replace_module(vit, name, layer)
     config, tensors = peft_adapter(vit, plain)
+    _require_same_output(vit, plain, config, tensors)
     folder = Path(folder)
     write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
@@ -170,3 +180,57 @@ def _bias_change(name: str, part: nn.Linear, plain: Mapping[str, Tensor]) -> Ten
     if part.bias is None:
         raise NotExportable(f"biases were trained, and peft wants one in {name} too")
     return part.bias - plain[f"{name}.bias"]
+
+
+@torch.no_grad()
+def _require_same_output(
+    vit: nn.Module,
+    plain: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """Run the adapter as peft does, its layers in the place of the plain backbone's linears.
+
+    Raises:
+        NotExportable: the plain backbone passes a layer by, or computes something else.
+    """
+    other, run = copy.deepcopy(vit), set()
+    for name, layer in list(other.named_modules()):
+        if isinstance(layer, LowRankLinear):
+            linear = linear_of(plain[f"{name}.weight"], plain.get(f"{name}.bias"), like=layer)
+            replace_module(other, name, linear)
+    merge_qkv(other)
+    for target in config["target_modules"]:
+        layer = _as_in_peft(other.get_submodule(target), target, config, tensors)
+        layer.register_forward_hook(lambda *_, target=target: run.add(target))
+        replace_module(other, target, layer)
+    embed = vit.patch_embed
+    size = embed.img_size
+    if getattr(vit, "dynamic_img_size", False):
+        size = [4 * patch for patch in embed.patch_size]
+    shape = 1, embed.proj.in_channels, *size
+    image = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(embed.proj.weight)
+    expected, features = vit.forward_features(image), other.forward_features(image)
+    if idle := sorted(set(config["target_modules"]) - run):
+        raise NotExportable(f"the backbone reads the weight of {idle[0]} past peft's layer")
+    error = (features - expected).abs().max() / expected.abs().max()
+    if not error <= OUTPUT:
+        raise NotExportable(f"with peft's layers the output would differ by {error:.1e}")
+
+
+def _as_in_peft(
+    linear: nn.Linear, name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> LowRankLinear:
+    own = {
+        key.removeprefix(f"base_model.model.{name}."): value
+        for key, value in tensors.items()
+        if key.startswith(f"base_model.model.{name}.")
+    }
+    a, b = own["lora_A.weight"], own["lora_B.weight"]
+    alpha = config["alpha_pattern"].get(name, config["lora_alpha"])
+    layer = LowRankLinear(linear, a, b, scale=alpha / len(a), magnitude=config["use_dora"])
+    if config["use_dora"]:
+        layer.lora_magnitude.copy_(own["lora_magnitude_vector"])
+    if config["lora_bias"]:
+        layer.bias = nn.Parameter(layer.bias + layer.scale * own["lora_B.bias"])
+    return layer

@@ -8,6 +8,7 @@ from typing import Any
 
 import peft
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 from small_vits import build_vit
@@ -16,6 +17,7 @@ from toy_task import BACKBONE, FakeTask, take_place
 from toy_task import protocol as toy_protocol
 
 from baselines import METHODS
+from baselines.hf_peft import HFPeft
 from benchmarks import __main__ as command_line
 from benchmarks import run
 from benchmarks.artifacts import load_trained
@@ -23,7 +25,7 @@ from benchmarks.backbones import load_backbone
 from benchmarks.cell import make_cell
 from benchmarks.record import Record
 from benchmarks.segmentation.settings import SegmentationProtocol
-from soma import LowRankLinear, Method, adapt
+from soma import LowRankLinear, Method, adapt, split_qkv
 from soma.export import NotExportable, export_folded, export_peft
 from soma.low_rank import LowRank
 
@@ -34,9 +36,11 @@ LENGTHS = [name for name in LOW_RANK if METHODS[name].magnitude]
 ELSE = [name for name in METHODS if name not in LOW_RANK]
 
 
-def trained(method: Method) -> tuple[Method, nn.Module, dict[str, torch.Tensor]]:
+def trained(
+    method: Method, vit: nn.Module | None = None
+) -> tuple[Method, nn.Module, dict[str, torch.Tensor]]:
     """An adapted backbone whose learning tensors have moved, and the state before."""
-    vit = build_vit("class token")
+    vit = build_vit("class token") if vit is None else vit
     plain = {name: value.clone() for name, value in vit.state_dict().items()}
     torch.manual_seed(1)
     placed = adapt(method, vit)
@@ -134,6 +138,78 @@ def test_what_peft_has_no_place_for_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+HF = {
+    "LoRA": {"r": 4},
+    "rank-stabilised, biased": {"r": 4, "use_rslora": True, "lora_bias": True, "lora_dropout": 0.1},
+    "DoRA": {"r": 4, "use_dora": True},
+    "ranks": {"r": 4, "rank_pattern": {"q": 2, "fc2": 6}, "alpha_pattern": {"v": 3}},
+}
+
+
+@pytest.mark.parametrize("options", HF.values(), ids=HF)
+def test_lora_of_peft_goes_back_to_peft(options: dict, images, tmp_path: Path) -> None:
+    _, vit, plain = trained(HFPeft(tuner="LORA", options=json.dumps(options), start_block=1))
+    before = str(vit)
+    expected = output(vit, images)
+    export_peft(vit, plain, tmp_path)
+    assert str(vit) == before
+    through = output(through_peft(tmp_path).base_model.model, images)
+    fresh = output(build_vit("class token"), images)
+    assert (through - expected).abs().max() <= 1e-5
+    assert (fresh - expected).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("tuner", "options", "line"),
+    [
+        ("LORA", {"r": 4, "init_lora_weights": "pissa"}, "weight is not the pretrained one"),
+        ("LORA", {"r": 4, "kasa_config": {"beta": 1e-4, "gamma": 1e-3}}, "no low-rank updates"),
+        ("OFT", {"oft_block_size": 8}, "no low-rank updates"),
+        ("LOHA", {}, "no low-rank updates"),
+    ],
+)
+def test_other_tuners_of_peft_are_refused(tuner, options, line, tmp_path: Path) -> None:
+    _, vit, plain = trained(HFPeft(tuner=tuner, options=json.dumps(options)))
+    with pytest.raises(NotExportable, match=line):
+        export_peft(vit, plain, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+SIZES = {"img_size": 32, "patch_size": 8, "num_classes": 0, "depth": 3, "num_heads": 2}
+# Attention with biases of q and v beside a fused linear, whose weight it reads.
+BESIDE = ("beit_base_patch16_224", "eva02_tiny_patch14_224", "vit_small_patch16_dinov3_qkvb")
+APART = ("vit_small_patch14_reg4_dinov2", "eva02_large_patch14_224", "vit_small_patch16_dinov3")
+
+
+@pytest.mark.parametrize("targets", [("q", "v", "fc1"), ("proj", "fc1", "fc2")])
+@pytest.mark.parametrize("name", [*BESIDE, *APART, "samvit_base_patch16"])
+def test_every_family_is_exported_right_or_refused(name, targets, images, tmp_path: Path) -> None:
+    def build(split: bool) -> nn.Module:
+        torch.manual_seed(0)
+        options = {} if name.startswith("sam") else {"dynamic_img_size": True}
+        options = {} if name.startswith("beit") else options
+        vit = timm.create_model(name, embed_dim=32, **SIZES, **options).eval()
+        with torch.no_grad():
+            for parameter in vit.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        if split:
+            split_qkv(vit)
+        return vit
+
+    _, vit, plain = trained(METHODS["soma"](rank=3, train_bias=False, targets=targets), build(True))
+    if name in BESIDE and "q" in targets:
+        line = r"the backbone reads the weight of blocks\.1\.attn\.qkv past peft's layer"
+        with pytest.raises(NotExportable, match=line):
+            export_peft(vit, plain, tmp_path / "peft")
+        assert not (tmp_path / "peft").exists()
+        return
+    export_peft(vit, plain, tmp_path / "peft")
+    model = peft.PeftModel.from_pretrained(build(False), str(tmp_path / "peft")).eval()
+    expected = output(vit, images)
+    assert (output(model.base_model.model, images) - expected).abs().max() <= 1e-5
+    assert (output(build(False), images) - expected).abs().max() > 1e-2
+
+
 OWN = '''
 from dataclasses import dataclass
 from typing import ClassVar
@@ -183,8 +259,6 @@ def export(*words: object) -> int:
 
 def fused(path: Path) -> nn.Module:
     """The pretrained backbone of the world as timm builds it, with these weights."""
-    import timm
-
     vit = timm.create_model(
         BACKBONE["name"], num_classes=0, dynamic_img_size=True, **BACKBONE["args"]
     )
@@ -217,7 +291,11 @@ def test_a_tuner_of_peft_can_be_folded(world, images, tmp_path: Path, capsys) ->
     got = output(fused(tmp_path / "plain.safetensors"), images)
     assert (got - expected).abs().max() <= 1e-5
     assert export(record, tmp_path / "out", "--to", "peft", *named) == 2
-    assert "no LoRA for peft: " in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "no LoRA for peft: " in err
+    assert "--to folded" in err
+    assert export(world("hf:LoRA(r=3)"), tmp_path / "out", "--to", "peft", *named) == 0
+    assert (tmp_path / "out" / "adapter_config.json").is_file()
 
 
 def test_a_method_in_a_file_needs_its_place(world, tmp_path: Path, capsys) -> None:
