@@ -219,8 +219,9 @@ class Projection:
     """Hours of a whole cell, from one step and one image; other test sizes in proportion to pixels.
 
     Attributes:
-        adapt, train, evaluate: hours. evaluations: how often everything is scored. images: each
-            time.
+        adapt, train, evaluate: hours.
+        evaluations: how often everything is scored.
+        images: each time.
     """
 
     adapt: float

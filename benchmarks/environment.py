@@ -31,9 +31,11 @@ class Environment(BaseModel):
     """Where a record was made: commit of the suite, versions, processors; no host names, no paths.
 
     Attributes:
-        suite: version of the suite. date: day of the record, UTC, as YYYY-MM-DD.
-        commit, dirty: null outside a git checkout. dirty: something differs from the commit, or
-            changed while the process ran; what runs write under results/ is not counted.
+        suite: version of the suite.
+        date: day of the record, UTC, as YYYY-MM-DD.
+        commit, dirty: null outside a git checkout.
+        dirty: something differs from the commit, or changed while the process ran; what runs write
+            under results/ is not counted.
         threads: torch threads of the process.
     """
 

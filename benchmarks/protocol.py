@@ -54,13 +54,15 @@ class Backbone(Strict):
     """The pretrained vision transformer.
 
     Attributes:
-        name: timm model name. args: keyword arguments of `timm.create_model`.
-        weights: file, relative to `benchmarks/` or absolute; "hub": the one that timm names for
-            the model; or "random". sha256: of that file. That of the hub's may be left out: what
-            was found goes into every record.
+        name: timm model name.
+        args: keyword arguments of `timm.create_model`.
+        weights: file, relative to `benchmarks/` or absolute; "hub": the one that timm names for the
+            model; or "random".
+        sha256: of that file. That of the hub's may be left out: what was found goes into every
+            record.
         features: block indices, counted from 0, whose outputs the head reads, fine to coarse.
-        resize: how weights released in another layout of names, patch or image size become those
-            of the model: "converter" as Rein and SoMA do, "timm" as timm does (see
+        resize: how weights released in another layout of names, patch or image size become those of
+            the model: "converter" as Rein and SoMA do, "timm" as timm does (see
             `backbones.fitted`). Without, the file has timm's names and the model's sizes.
     """
 
@@ -82,16 +84,17 @@ class Domain(Strict):
     """One split of one data set.
 
     Attributes:
-        domain: name in records and tables. card: name of a card in `datasets/`. split: a split of
-            the card.
-        size: test size (height, width) in pixels; null keeps the file's own. keep_ratio: whether
-            the image is scaled to fit into `size` instead of being stretched to it. turn: whether
-            an image that is higher than wide is fitted into the turned size instead.
+        domain: name in records and tables.
+        card: name of a card in `datasets/`.
+        split: a split of the card.
+        size: test size (height, width) in pixels; null keeps the file's own.
+        keep_ratio: whether the image is scaled to fit into `size` instead of being stretched to it.
+        turn: whether an image that is higher than wide is fitted into the turned size instead.
         pad: (height, width) to which the resized and normalised image is filled up with 0, at the
             bottom and on the right. No part of it is scored. Detection alone has it.
         holdout: number of pairs, last in name order, that are never trained on: a source leaves
-            them out, a validation domain is exactly them. limit: at most so many pairs, first in
-            name order; null is all.
+            them out, a validation domain is exactly them.
+        limit: at most so many pairs, first in name order; null is all.
         exclude: names of images that are left out before that, with ground truth or without, such
             as files known to be corrupted.
         halve: images (bicubic) and ground truth (nearest) are halved when read, sides rounded down.
@@ -130,7 +133,7 @@ class Input(Strict):
     std: tuple[Positive, Positive, Positive]
 
 
-class Ema(Strict):
+class EMASettings(Strict):
     """Moving average of the weights.
 
     `momentum` is the share of the new ones, from iteration `start`.
@@ -144,20 +147,25 @@ class Recipe(Strict):
     """How a model is trained.
 
     Attributes:
-        iterations: optimizer steps. batch: images per step.
-        lr: peak rate of the head. backbone_lr: peak rate of the backbone, absolute.
-        weight_decay: falls to weight_decay_end over the run when its schedule is "cosine", or
-            when it is "method" and the method asks for it. backbone_weight_decay: that of the
-            backbone, where it is another. decay_query_features: whether the learnt features of
-            Mask2Former's queries decay. decay_level_encoding: whether what its pixel decoder adds
-            to tell its levels apart decays. Norms and other embeddings, those of the queries'
-            positions too, never do.
-        power: of the poly schedule. milestones: iterations from 0 at which the multistep schedule
-            divides the rate by 10. warmup: iterations of a linear rise from the share
-            `warmup_start` of the rate. clip: largest gradient norm, or null.
-        precision: Lightning's name of it. checkpoint_every: iterations.
+        iterations: optimizer steps.
+        batch: images per step.
+        lr: peak rate of the head.
+        backbone_lr: peak rate of the backbone, absolute.
+        weight_decay: falls to weight_decay_end over the run when its schedule is "cosine", or when
+            it is "method" and the method asks for it.
+        backbone_weight_decay: that of the backbone, where it is another.
+        decay_query_features: whether the learnt features of Mask2Former's queries decay.
+        decay_level_encoding: whether what its pixel decoder adds to tell its levels apart decays.
+            Norms and other embeddings, those of the queries' positions too, never do.
+        power: of the poly schedule.
+        milestones: iterations from 0 at which the multistep schedule divides the rate by 10.
+        warmup: iterations of a linear rise from the share `warmup_start` of the rate.
+        clip: largest gradient norm, or null.
+        precision: Lightning's name of it.
+        checkpoint_every: iterations.
         evaluate_at: iterations; the last one is always evaluated.
-        threads: torch threads of one process. loader_workers: data loading processes.
+        threads: torch threads of one process.
+        loader_workers: data loading processes.
         accumulate: micro-batches that each process makes of its share of a batch.
         activation_checkpointing: blocks of the backbone are computed again in the backward pass
             instead of being kept.
@@ -181,7 +189,7 @@ class Recipe(Strict):
     milestones: tuple[Count, ...] = ()
     warmup: Index = 0
     warmup_start: Positive = 1e-6
-    ema: Ema | None = None
+    ema: EMASettings | None = None
     clip: Positive | None = None
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     checkpoint_every: Count = 100
@@ -244,16 +252,21 @@ class Protocol(Strict):
     """What every written protocol has; `benchmarks/protocols/*.yaml` show every field in use.
 
     Attributes:
-        version: raised with every edit that can change a number. profile: the family a table picks
-            it by.
-        note: words printed under every table made from it. data_root: default folder of the data,
-            relative to the repository; null where the user has to say it.
-        source: training sets, concatenated. validation: held-out source. targets: unseen domains.
+        version: raised with every edit that can change a number.
+        profile: the family a table picks it by.
+        note: words printed under every table made from it.
+        data_root: default folder of the data, relative to the repository; null where the user has
+            to say it.
+        source: training sets, concatenated.
+        validation: held-out source.
+        targets: unseen domains.
         extra: targets again, under other names and at other sizes; no average holds them.
-        recipes: mode -> changes; `modes` adds one. methods: name -> what this protocol sets for it.
+        recipes: mode -> changes; `modes` adds one.
+        methods: name -> what this protocol sets for it.
         placements: name -> first adapted block of every method (an index, or a share of the depth
             in 0..1), unless a recipe mode gives a method its own `start_block`.
-        selection: which evaluated iteration counts. seeds: of a full table.
+        selection: which evaluated iteration counts.
+        seeds: of a full table.
         starts_from: protocol whose model, of the same row and seed, this one goes on from.
         metric: the one of its task that choices are made by.
         ground_truth: what the cards of its data sets have to describe.

@@ -89,9 +89,13 @@ class Record(_Part):
     """The outcome of one cell.
 
     Attributes:
-        cell: the resolved cell. digest: its SHA-256. recipe: recipe mode. reason: one line, for
-            every status but done. data: domain -> fingerprint, and that of weights without a stated
-            hash. losses: a few points. budget: the trials that chose the recipe, if any did.
+        cell: the resolved cell.
+        digest: its SHA-256.
+        recipe: recipe mode.
+        reason: one line, for every status but done.
+        data: domain -> fingerprint, and that of weights without a stated hash.
+        losses: a few points.
+        budget: the trials that chose the recipe, if any did.
     """
 
     schema_version: Literal[1] = 1

@@ -134,9 +134,10 @@ class Adapted:
     """A model whose backbone a method has adapted.
 
     Attributes:
-        method: with `start_block` as an index. decay_rules: full name of each parameter that
-            the method speaks for -> its decay rule: the new ones and, where it overrides `decay`,
-            the pretrained ones that learn. seconds: what adapting took, decompositions included.
+        method: with `start_block` as an index.
+        decay_rules: full name of each parameter that the method speaks for -> its decay rule: the
+            new ones and, where it overrides `decay`, the pretrained ones that learn.
+        seconds: what adapting took, decompositions included.
     """
 
     model: nn.Module

@@ -55,8 +55,10 @@ class Resources:
 
     Attributes:
         devices, nodes: so many processes on each of so many machines, sharing every batch.
-        minutes: after which a job is cut off, to be continued. gpus: on each node; as many as
-            devices, where these are GPUs. cpus: of each process. memory: GB on each node.
+        minutes: after which a job is cut off, to be continued.
+        gpus: on each node; as many as devices, where these are GPUs.
+        cpus: of each process.
+        memory: GB on each node.
         options: further ones of sbatch, True for one without a value.
     """
 
@@ -105,7 +107,8 @@ class Ticket(BaseModel):
     """Which job is to run a cell: a file beside the cell's lock, until the job is through.
 
     Attributes:
-        job: SLURM's number. error: what the job found that the user has to fix.
+        job: SLURM's number.
+        error: what the job found that the user has to fix.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

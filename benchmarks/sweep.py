@@ -135,9 +135,11 @@ class Outcome:
     """How a sweep ended, in lines.
 
     Attributes:
-        ran, skipped: numbers of cells run now, and recorded before. failed: cells that ended badly.
+        ran, skipped: numbers of cells run now, and recorded before.
+        failed: cells that ended badly.
         lost: cells whose worker died, or whose machine failed.
-        errors: what the user has to fix. unstarted: a number.
+        errors: what the user has to fix.
+        unstarted: a number.
         queued: number of cells left to jobs that are not waited for.
     """
 

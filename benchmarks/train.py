@@ -35,8 +35,10 @@ class History:
     """What a run has done so far.
 
     Attributes:
-        iteration: steps done. losses, seconds: of each step; the time of a step holds the wait for
-            its batch, and neither evaluation nor checkpoint. evaluations: iteration -> result.
+        iteration: steps done.
+        losses, seconds: of each step; the time of a step holds the wait for its batch, and neither
+            evaluation nor checkpoint.
+        evaluations: iteration -> result.
     """
 
     iteration: int = 0
@@ -63,20 +65,20 @@ class State:
 
     model: nn.Module
     optimizer: AdamW
-    average: EMA | None
+    ema: EMA | None
     precision: Precision  # of the fabric: holds the loss scale of 16-bit training
     history: History = field(default_factory=History)
 
     def averaged(self) -> AbstractContextManager[None]:
         """The model holds the averaged weights inside, if they are averaged at all."""
-        return self.average.swapped_in() if self.average else nullcontext()
+        return self.ema.swapped_in() if self.ema else nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only, so that it can be loaded without unpickling code."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "average": self.average.values if self.average else [],
+            "ema": self.ema.values if self.ema else [],
             "precision": self.precision.state_dict(),
             "history": asdict(self.history),
         }
@@ -87,8 +89,8 @@ class State:
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.load_state_dict(state["precision"])
         self.history = History(**state["history"])
-        if self.average:
-            self.average.load(state["average"])
+        if self.ema:
+            self.ema.load(state["ema"])
 
 
 @dataclass(frozen=True)
@@ -209,8 +211,8 @@ class Training:
         self.recipe, self.seed, self.fabric = recipe, seed, fabric
         self.steps_here = 0  # in this process, while the history counts those of the whole run
         self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        average = make_ema(self.trainable, recipe)
-        self.state = State(model, optimizer, average, fabric.strategy.precision)
+        ema = make_ema(self.trainable, recipe)
+        self.state = State(model, optimizer, ema, fabric.strategy.precision)
         self._model = fabric.setup_module(model)
         self._optimizer = fabric.setup_optimizers(optimizer)
 
@@ -229,8 +231,8 @@ class Training:
             limit = {"max_norm": self.recipe.clip, "error_if_nonfinite": False}
             self.fabric.clip_gradients(self._model, self._optimizer, **limit)
         self._optimizer.step()
-        if state.average:
-            state.average.update(iteration + 1)
+        if state.ema:
+            state.ema.update(iteration + 1)
         self.steps_here += 1
         state.history.add(loss, time.perf_counter() - started)
         return loss
@@ -274,7 +276,7 @@ class Training:
         if not all(parameter.isfinite().all() for parameter in self.trainable):
             raise NotFinite(iteration, "a trained parameter is not finite")
         state.model.eval()
-        with state.averaged(), torch.no_grad(), self.fabric.autocast():
+        with state.emad(), torch.no_grad(), self.fabric.autocast():
             state.history.evaluations[iteration] = evaluate(iteration)
         state.model.train()
 
@@ -325,6 +327,6 @@ def train(
                 advance(training.step(remaining))
                 if first and iteration + 1 in saved_at:
                     checkpoint.save(state)
-    if state.average:
-        state.average.swap()
+    if state.ema:
+        state.ema.swap()
     return history

@@ -46,8 +46,10 @@ class Budget(BaseModel):
     """The trials behind the recipe of a cell.
 
     Attributes:
-        trials: their number. backbone_lr, weight_decay: the grid, ascending. chosen: recipe field
-            -> value. domain, metric, seed: what they were scored on, by what, and their seed.
+        trials: their number.
+        backbone_lr, weight_decay: the grid, ascending.
+        chosen: recipe field -> value.
+        domain, metric, seed: what they were scored on, by what, and their seed.
         sha256: of the method's lines in the summary, each with its line end.
     """
 

@@ -31,8 +31,8 @@ class Detections:
     """What a detector found in one image.
 
     Attributes:
-        boxes: (n, 4), x1, y1, x2, y2 in pixels of the file: corners of continuous boxes of width
-            x2 - x1. An inverted one (x2 < x1) overlaps nothing.
+        boxes: (n, 4), x1, y1, x2, y2 in pixels of the file: corners of continuous boxes of width x2
+            - x1. An inverted one (x2 < x1) overlaps nothing.
         scores: (n,). Ties are broken by the order: what stands first counts first.
         labels: int (n,), from 0 on.
 

@@ -49,8 +49,8 @@ class Pyramid(Strict):
     """The simple feature pyramid of a plain ViT (ViTDet, arXiv 2203.16527, section 3).
 
     Attributes:
-        scales: of the levels against the ViT's map (one pixel per patch), fine to coarse, each
-            half of the one before.
+        scales: of the levels against the ViT's map (one pixel per patch), fine to coarse, each half
+            of the one before.
         channels: of every level.
         extra: whether a further level, every second pixel of the coarsest one, takes part in
             proposing regions (the paper's detectors: yes).
