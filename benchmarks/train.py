@@ -276,7 +276,7 @@ class Training:
         if not all(parameter.isfinite().all() for parameter in self.trainable):
             raise NotFinite(iteration, "a trained parameter is not finite")
         state.model.eval()
-        with state.emad(), torch.no_grad(), self.fabric.autocast():
+        with state.averaged(), torch.no_grad(), self.fabric.autocast():
             state.history.evaluations[iteration] = evaluate(iteration)
         state.model.train()
 
