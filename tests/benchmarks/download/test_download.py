@@ -187,7 +187,11 @@ def test_a_hostile_archive_leaves_no_trace(root: Path, server: Server, download:
     assert not list(root.parent.rglob("evil"))
 
 
-@pytest.mark.parametrize("arrived", [b"<html>Please log in</html>", LABELS[:60], b"Rar!\x1a\x07"])
+@pytest.mark.parametrize(
+    "arrived",
+    [b"<html>Please log in</html>", LABELS[:60], b"Rar!\x1a\x07"],
+    ids=["a login page", "a cut archive", "another kind of archive"],
+)
 def test_what_is_no_archive_is_removed_and_fetched_again(
     arrived: bytes, root: Path, server: Server, download: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
