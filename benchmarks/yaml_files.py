@@ -215,7 +215,7 @@ def _model_at(model: type[BaseModel] | None, location: tuple[Any, ...]) -> type[
 
 
 def _inner_model(annotation: Any) -> type[BaseModel] | None:
-    """The first model class inside an annotation such as `tuple[Domain, ...]` or `Recipe | None`."""
+    """The first model class inside an annotation such as `tuple[Domain, ...]`."""
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         return annotation if issubclass(annotation, BaseModel) else None
     found = (_inner_model(argument) for argument in typing.get_args(annotation))
