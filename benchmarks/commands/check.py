@@ -11,15 +11,23 @@ COLOURS = {"pass": "green", "fail": "bold red", "n/a": "yellow"}
 
 def check(
     method: Annotated[str, typer.Argument(help="A name, path/to/file.py:Class or hf:Name.")],
+    settings: Annotated[
+        list[str], typer.Option("--set", help="method.FIELD=VALUE; repeatable.")
+    ] = [],  # noqa: B006 - typer copies it
 ) -> None:
     """Check METHOD on small random backbones: one line per property, exit code 1 if one fails."""
     started = time.perf_counter()
     from rich.console import Console
 
+    from benchmarks.cell import parse_changes
     from benchmarks.conformance.check import KINDS, check_method
+    from benchmarks.errors import UserError
     from benchmarks.methods import make_method
 
-    made, console = make_method(method, {}), Console(highlight=False)
+    if other := [setting for setting in settings if not setting.startswith("method.")]:
+        raise UserError(f"--set {other[0]}: check has no recipe; expected method.FIELD=VALUE")
+    made = make_method(method, parse_changes(settings)["method"])
+    console = Console(highlight=False)
     counts: Counter[str] = Counter()
     for kind in KINDS:
         console.print(f"{method} on a backbone with {kind}", style="bold", markup=False)

@@ -159,3 +159,23 @@ def test_command_wants_a_method(command: Command) -> None:
     code, out, err = command("check", "lor")
     assert (code, out) == (2, "")
     assert err == "error: no method 'lor'; did you mean 'lora'?\n"
+
+
+def test_command_takes_fields(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "KINDS", KINDS[:1])
+    monkeypatch.setattr(check, "PROPERTIES", {"rank": lambda test: f"is {test.method.rank}"})
+    code, out, err = command("check", "lora", "--set", "method.rank=3", "--set", "method.alpha=2.5")
+    assert (code, err) == (0, "")
+    assert "rank                       is 3" in out
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("recipe.lr=1", "--set recipe.lr=1: check has no recipe; expected method.FIELD=VALUE"),
+        ("method.rnk=3", "method lora: no field 'rnk'; did you mean 'rank'?"),
+        ("method.rank=0", "method lora: rank 0, alpha 16.0: both must be positive"),
+    ],
+)
+def test_command_refuses_other_settings(setting: str, message: str, command: Command) -> None:
+    assert command("check", "lora", "--set", setting) == (2, "", f"error: {message}\n")
