@@ -8,7 +8,7 @@ would not do: its signs, and its basis where singular values repeat, depend on l
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,20 @@ class AdapterError(ValueError):
 
 
 def adapter_state(vit: nn.Module) -> dict[str, Tensor]:
-    """Name -> tensor of what differs from the pretrained weights, sharing their memory."""
+    """Name -> tensor of what differs from the pretrained weights, sharing their memory.
+
+    A tensor that several layers share (VeRA's random matrices) is there once, under the first name.
+    """
     frozen = {name for name, p in vit.named_parameters() if not p.requires_grad}
     left_out = frozen | head_names(vit)
-    return {name: value for name, value in vit.state_dict().items() if name not in left_out}
+    state, seen = {}, set[Hashable]()
+    for name, value in vit.state_dict().items():
+        place = value.data_ptr(), value.storage_offset(), value.shape, value.stride(), value.dtype
+        if name not in left_out and place not in seen:
+            state[name] = value
+            if value.data_ptr():  # the meta device has no memory that could be shared
+                seen.add(place)
+    return state
 
 
 def save_adapter(

@@ -33,6 +33,7 @@ from soma.backbone import block_index, comes_before
 
 START = 1e-4  # largest difference of an exact start
 NOISE = 1e-7  # gradients below this share of the largest one are rounding
+FAINT = 1e-5  # those below this one may be: attention may be blind to what they are of
 DECAY = 1e-5  # largest difference of what decayed from where it should be
 STEPS, RATE = 25, 1e-3  # of the benchmark's optimiser
 RESUMED = 1e-4  # largest difference after resuming
@@ -217,13 +218,16 @@ def require_gradients(test: MethodUnderTest, vit: nn.Module, sizes: dict[str, fl
         Broken: something else gets none.
     """
     found, largest = learners(vit), max(sizes.values())
-    low = [name for name, size in sizes.items() if not size > NOISE * largest]
-    dead = [name for name in low if not is_blind(vit, found[name], test.images)]
-    if dead or len(low) == len(sizes):
-        raise Broken(f"no gradient reaches {len(dead or low)} of {len(sizes)}: {some(dead or low)}")
-    seen = [size for name, size in sizes.items() if name not in low]
-    note = f"; {len(low)} shift all keys alike, attention is blind to that" if low else ""
-    return f"{len(seen)} tensors, {min(seen):.1e} to {max(seen):.1e}{note}"
+    low = [name for name, size in sizes.items() if not size > FAINT * max(largest, 1)]
+    blind = [name for name in low if is_blind(vit, found[name], test.images)]
+    seen = {name: size for name, size in sizes.items() if name not in blind}
+    dead = [name for name, size in seen.items() if not size > NOISE * largest]
+    if not seen:
+        raise Broken(f"all that learns shifts all keys alike, attention is blind to {some(blind)}")
+    if dead:
+        raise Broken(f"no gradient reaches {len(dead)} of {len(sizes)}: {some(dead)}")
+    note = f"; {len(blind)} shift all keys alike, attention is blind to that" if blind else ""
+    return f"{len(seen)} tensors, {min(seen.values()):.1e} to {max(seen.values()):.1e}{note}"
 
 
 def movement(test: MethodUnderTest) -> str:
@@ -274,6 +278,7 @@ def decay_alone(test: MethodUnderTest) -> str:
     optimizer = make_optimizer(nn.ModuleDict({"backbone": vit}), recipe, named)
     set_rates(optimizer, recipe, 0)
     nudge(vit)
+    vit.train()
     before = snapshot(vit)
     for _ in range(2):
         optimizer.zero_grad()

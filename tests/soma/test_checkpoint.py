@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from published_methods import VeRA
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
@@ -58,6 +59,22 @@ def test_file_holds_only_what_differs(trained, tmp_path: Path) -> None:
         for tensor in ("bias", "lora_a", "lora_b", "lora_a0", "lora_b0")
     }
     assert os.listdir(tmp_path) == ["adapter.safetensors"]
+
+
+def test_a_frozen_tensor_that_layers_share_is_saved_once_and_shared_again(
+    small_vit: Build, images: torch.Tensor, tmp_path: Path
+) -> None:
+    vit, fresh = small_vit(), small_vit()
+    method = adapt(VeRA(rank=4), vit)
+    with torch.no_grad():
+        for parameter in vit.parameters():
+            parameter.add_(0.1 * parameter.requires_grad)
+    save_adapter(vit, tmp_path / "adapter.safetensors", method)
+    with safe_open(str(tmp_path / "adapter.safetensors"), framework="pt") as file:
+        assert sum(name.endswith(".vera_a") for name in file.keys()) == 1  # noqa: SIM118
+    load_adapter(method, fresh, tmp_path / "adapter.safetensors")
+    assert torch.equal(fresh(images), vit(images))
+    assert fresh.blocks[0].mlp.fc1.vera_a is fresh.blocks[3].mlp.fc2.vera_a
 
 
 def test_extra_tensors_are_left_to_the_caller(trained, small_vit: Build, tmp_path: Path) -> None:

@@ -57,8 +57,7 @@ def test_dead_pair() -> None:
     assert found["moves after two"].startswith("36 of 36 have not moved: blocks.0.")
     assert found["gradient in the tasks"] == found["gradient after one step"]
     assert found["25 steps, resumed"] == "25 steps move the loss from 2.044 to 2.044"
-    assert found["slope along the gradient"] == "the gradient is zero"
-    assert len(found) == 5
+    assert len(found) == 4
 
 
 def test_leaks_through_a_copy() -> None:
