@@ -9,6 +9,7 @@ Exit codes: 0 well, 1 a cell failed, 2 the user has to fix something, 130 interr
 import os
 import signal
 import sys
+import traceback
 
 
 def _interrupted(number: int, frame: object) -> None:
@@ -57,6 +58,12 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except typer.TyperException as error:  # a wrong flag or a missing argument
         print(f"error: {' '.join(error.format_message().split())}", file=sys.stderr)
+        return 2
+    except SystemExit as error:
+        if isinstance(error.code, int) and error.code > 128:  # a signal ended it
+            raise
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        print(f"error: {at.filename} line {at.lineno}: leaves with {error!r}", file=sys.stderr)
         return 2
     if code == 130:
         print("interrupted; the same command resumes", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from os.path import isdir, lexists
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,7 +34,9 @@ def download(
     names = arguments.names(dataset)
     if not names or root is None:
         raise UserError("download what, and where? give --dataset NAMES --root DIR, or --list")
-    if not (root.is_dir() or dry_run):
+    # A name too long to be one makes every later look at it an error.
+    long = max(map(len, root.parts), default=0) > 255 or len(str(root)) > 4000
+    if not isdir(root) and (long or lexists(root) or not dry_run):
         raise UserError(f"{root}: no such folder; make it, or give another --root")
     from benchmarks.data.cards import load_card
     from benchmarks.download.job import Job
@@ -138,7 +141,7 @@ def _check_room(plans: list[tuple[Job, list[Step]]]) -> None:
 
 def _existing(job: Job) -> Path:
     """The folder of the data set, or the nearest one above it that is there."""
-    return next(path for path in (job.home, *job.home.absolute().parents) if path.is_dir())
+    return next(path for path in (job.home, *job.home.absolute().parents) if isdir(path))
 
 
 def _size(count: int | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection
 from functools import cache
+from os.path import isdir
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -204,9 +205,9 @@ class Card(Strict):
             UserError: there is none.
         """
         home = root / self.folder
-        if not home.is_dir():
+        if not isdir(home):  # Path.is_dir raises where a name is too long to be one
             fetch = f"scripts/download_datasets.sh --dataset {self.name} --root {root}"
-            how = f"python -m benchmarks mini render --out {root}" if rendered else fetch
+            how = f"python -m benchmarks mini render --root {root}" if rendered else fetch
             ways = self._elsewhere(root) or f"{how} makes it, or give another data root"
             raise UserError(f"{home}: no such folder; {self.title} is expected there: {ways}")
         return home
@@ -361,7 +362,7 @@ class Card(Strict):
 
     def _elsewhere(self, root: Path) -> str:
         """What to do where the data set lies as another toolkit prepares it; "" elsewhere."""
-        there = {root / at: do for at, do in self.elsewhere.items() if (root / at).is_dir()}
+        there = {root / at: do for at, do in self.elsewhere.items() if isdir(root / at)}
         return next((f"{folder} is there: {do}" for folder, do in there.items()), "")
 
     def listing(self, root: Path, split: str) -> str | None:

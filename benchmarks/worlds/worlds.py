@@ -229,12 +229,16 @@ def render_worlds(root: Path, seed: int = SEED) -> Path:
     """
     origin = {"seed": seed, "renderer": renderer_hash()}
     try:
+        if _rendered(root, origin) is None:
+            return root
         made = not root.exists()
         root.mkdir(parents=True, exist_ok=True)
         lock = root / ".render.lock"
         try:
             with FileLock(lock):
-                _render_once(root, seed, origin)
+                before = _rendered(root, origin)  # by another process meanwhile
+                if before is not None:
+                    _render_and_swap(root, seed, origin, before)
         except BaseException:
             if made:  # what was not there before does not stay
                 lock.unlink(missing_ok=True)
@@ -248,17 +252,26 @@ def render_worlds(root: Path, seed: int = SEED) -> Path:
     return root
 
 
-def _render_once(root: Path, seed: int, origin: dict[str, Any]) -> None:
-    before = {}
+def _rendered(root: Path, origin: dict[str, Any]) -> dict[str, str] | None:
+    """Path -> SHA-256 of the files that were rendered before; None if they are those of `origin`.
+
+    Raises:
+        UserError: a manifest that is none, or other files without one.
+    """
     if (root / MANIFEST).is_file():
         there = read_manifest(root)
-        before = there.files
-        if there.origin == origin and all((root / file).is_file() for file in before):
-            return
-    elif any(not each.name.startswith((".", "lost+found")) for each in root.iterdir()):
+        complete = all((root / file).is_file() for file in there.files)
+        return None if complete and there.origin == origin else there.files
+    if root.exists() and any(
+        not each.name.startswith((".", "lost+found")) for each in root.iterdir()
+    ):
         raise UserError(
             f"{root} holds files that are no mini worlds; give another folder or empty it"
         )
+    return {}
+
+
+def _render_and_swap(root: Path, seed: int, origin: dict[str, Any], before: dict[str, str]) -> None:
     partial = root / ".partial"
     shutil.rmtree(partial, ignore_errors=True)  # of a render that was cut off
     try:

@@ -4,7 +4,7 @@ import pickle
 from pathlib import Path
 
 import pytest
-from toy_records import DATA, toy_protocol, toy_table
+from toy_records import DATA, FINGERPRINTS, toy_protocol, toy_table
 
 from benchmarks.__main__ import main
 from benchmarks.cell import make_cell
@@ -109,6 +109,23 @@ def test_file_whose_name_fits_into_no_record_is_one_line(
     err = capfd.readouterr().err
     assert "rename the file" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_method_that_leaves_while_it_is_attached_is_no_success(
+    command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("import sys\n" + CLASS + "    def attach(self, vit): sys.exit(0)\n")
+    monkeypatch.setattr("benchmarks.cell.fingerprints", lambda *_: FINGERPRINTS)
+    monkeypatch.setattr("benchmarks.segmentation.task.check_data", lambda *_: None)
+    attaching = lambda cell, *_, **__: cell.make_method().attach(None)  # noqa: E731
+    monkeypatch.setattr("benchmarks.run.run_cell", attaching)
+    where = ["--data-root", str(tmp_path), "--out", str(tmp_path / "out")]
+    argv = {"run": ["run", str(DATA / "toy.yaml"), f"{file}:Mine", *where]}
+    assert main(argv.get(command, ["check", f"{file}:Mine"])) == 2
+    err = capfd.readouterr().err
+    assert err.splitlines()[-1] == f"error: {file} line 8: leaves with SystemExit(0)"
 
 
 def test_package_that_is_not_installed_is_one_line(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_worlds import parts, write_world
 
+from benchmarks.cell import fingerprints
 from benchmarks.data import cards
 from benchmarks.data.cards import IGNORE, OUTSIDE, load_card
 from benchmarks.errors import UserError
+from benchmarks.tasks import load_protocol
 
 CLASSES = (
     *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign"),
@@ -134,6 +137,17 @@ def test_pairs_of_a_written_world(name: str, tmp_path: Path) -> None:
 def test_missing_root(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gtav: no such folder.*datasets.sh --dataset gtav"):
         load_card("gtav").pairs(tmp_path, "train")
+    with pytest.raises(UserError, match=r"gtav: no such folder"):
+        load_card("gtav").pairs(Path("x" * 300), "train")
+
+
+def test_a_folder_of_the_mini_worlds_that_is_missing_names_what_renders_it(tmp_path: Path) -> None:
+    for name, way in (
+        ("mini_gtav", f"python -m benchmarks mini render --root {tmp_path}"),
+        ("paper_gtav", f"scripts/download_datasets.sh --dataset gtav --root {tmp_path}"),
+    ):
+        with pytest.raises(UserError, match=re.escape(way)):
+            fingerprints(load_protocol(name), tmp_path)
 
 
 def test_empty_root(tmp_path: Path) -> None:

@@ -279,6 +279,8 @@ def test_of_two_downloads_at_once_one_says_who_the_other_is(
         ([], "give --dataset NAMES --root DIR, or --list"),
         (["--dataset", "toi", "--root", "."], "unknown data set 'toi'; did you mean 'toy'?"),
         (["--dataset", "toy", "--root", "/nowhere"], "/nowhere: no such folder"),
+        (["--dataset", "toy", "--root", "/dev/null", "--dry-run"], "/dev/null: no such folder"),
+        (["--dataset", "toy", "--root", "x" * 300, "--dry-run"], "x: no such folder"),
     ],
 )
 def test_wrong_arguments_are_one_line(

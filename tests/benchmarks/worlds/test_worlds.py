@@ -64,6 +64,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no mini worlds"):
         render_worlds(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
+    assert [each.name for each in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.usefixtures("few")
