@@ -22,6 +22,7 @@ from benchmarks.errors import UserError, closest
 Model = TypeVar("Model", bound=BaseModel)
 # Pydantic puts the branch of a union into the location of an error; it is no key of the file.
 _UNION_TAGS = {"int", "float", "str", "bool"}
+KIND = "kind: "  # opens the tag of a model in a union that the key `kind` chooses from
 
 
 class Strict(BaseModel):
@@ -163,12 +164,16 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` put over it key by key; lists and plain values are replaced whole."""
+    """`base` with `changes` put over it key by key; lists and plain values are replaced whole.
+
+    So is a mapping by one that states another `kind`: its keys mean something else.
+    """
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
         both = isinstance(old, dict) and isinstance(value, dict)
-        merged[key] = merge(old, value) if both else value
+        alike = both and value.get("kind", old.get("kind")) == old.get("kind")
+        merged[key] = merge(old, value) if alike else value
     return merged
 
 
@@ -191,7 +196,7 @@ def problem(error: ValidationError, model: type[BaseModel]) -> str:
         (item for item in error.errors() if item["type"] == "extra_forbidden"), error.errors()[0]
     )
     location = first["loc"]
-    key = ".".join(str(part) for part in location if part not in _UNION_TAGS)
+    key = ".".join(str(part) for part in location if not _is_tag(part))
     if first["type"] == "extra_forbidden":
         parent = _model_at(model, location[:-1])
         known = parent.model_fields if parent else ()
@@ -203,23 +208,33 @@ def problem(error: ValidationError, model: type[BaseModel]) -> str:
     return f"{key}: {message}{shown}" if key else message
 
 
-def _model_at(model: type[BaseModel] | None, location: tuple[Any, ...]) -> type[BaseModel] | None:
+def _is_tag(part: Any) -> bool:
+    return isinstance(part, str) and (part in _UNION_TAGS or part.startswith(KIND))
+
+
+def _model_at(model: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel] | None:
     """The model class that a key path inside `model` leads to, for naming its valid keys."""
+    models = [model]
     for part in location:
-        if model is None:
+        if not models:
             return None
-        if isinstance(part, int) or part not in model.model_fields:
-            continue  # an index of a list, or a free key of a mapping: same element class
-        model = _inner_model(model.model_fields[part].annotation)
-    return model
+        if isinstance(part, str) and part.startswith(KIND):
+            models = [model for model in models if part.removeprefix(KIND) in _kinds(model)]
+        elif not isinstance(part, int) and part in models[0].model_fields:
+            models = _inner_models(models[0].model_fields[part].annotation)
+        # else an index of a list, or a free key of a mapping: same element class
+    return models[0] if models else None
 
 
-def _inner_model(annotation: Any) -> type[BaseModel] | None:
-    """The first model class inside an annotation such as `tuple[Domain, ...]`."""
+def _kinds(model: type[BaseModel]) -> tuple[Any, ...]:
+    return typing.get_args(model.model_fields["kind"].annotation)
+
+
+def _inner_models(annotation: Any) -> list[type[BaseModel]]:
+    """The model classes inside an annotation such as `tuple[Domain, ...]`."""
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return annotation if issubclass(annotation, BaseModel) else None
-    found = (_inner_model(argument) for argument in typing.get_args(annotation))
-    return next((model for model in found if model is not None), None)
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [model for part in typing.get_args(annotation) for model in _inner_models(part)]
 
 
 def plain(value: Any) -> Any:

@@ -5,7 +5,8 @@ A sample is a function of its number, so that a run can resume anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -177,7 +178,8 @@ def batches(
 
     Yields:
         image float32 (B, 3, crop, crop), normalised; label int64 (B, crop, crop), 255 = ignore;
-        targets int64 (B,), the number of classes in each label.
+        targets int64 (B,), what the loss of the head is divided by, of each label: the number of
+        classes for Mask2Former, of labelled pixels for the others.
 
     Raises:
         UserError: a data folder or file is not as its card says.
@@ -188,7 +190,9 @@ def batches(
     )
     counters = shard.samples(recipe.batch, first, recipe.iterations)
     together = recipe.batch // shard.world
-    return loaded(samples, counters, recipe.loader_workers, together, _collate)
+    count = _classes if protocol.head.kind == "mask2former" else _pixels
+    collate = partial(_collate, count=count)
+    return loaded(samples, counters, recipe.loader_workers, together, collate)
 
 
 class EvaluationSamples(Dataset):
@@ -235,13 +239,18 @@ def evaluation_samples(
     return loaded(samples, shard.items(len(samples)), protocol.recipe.loader_workers)
 
 
-def _collate(samples: list[dict[str, np.ndarray]]) -> Batch:
+def _classes(label: np.ndarray) -> int:
+    return np.count_nonzero(np.bincount(label.ravel(), minlength=IGNORE)[:IGNORE])
+
+
+def _pixels(label: np.ndarray) -> int:
+    return np.count_nonzero(label != IGNORE)
+
+
+def _collate(samples: list[dict[str, np.ndarray]], count: Callable[[np.ndarray], int]) -> Batch:
     batch = {
         key: torch.from_numpy(np.stack([sample[key] for sample in samples]))
         for key in ("image", "label")
     }
     # The loss of a part of a batch has to know the targets of the whole one.
-    present = [
-        np.bincount(sample["label"].ravel(), minlength=IGNORE)[:IGNORE] > 0 for sample in samples
-    ]
-    return batch | {"targets": torch.from_numpy(np.stack(present).sum(1))}
+    return batch | {"targets": torch.tensor([count(sample["label"]) for sample in samples])}

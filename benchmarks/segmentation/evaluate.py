@@ -18,7 +18,7 @@ from benchmarks.errors import UserError
 from benchmarks.protocol import Domain, Protocol
 from benchmarks.segmentation import metrics
 from benchmarks.segmentation.data import evaluation_samples
-from benchmarks.segmentation.mask2former import Segmenter
+from benchmarks.segmentation.heads import Segmenter
 from benchmarks.tasks import Result
 
 WINDOWS_PER_FORWARD = 8

@@ -16,7 +16,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 
 from benchmarks.data.cards import IGNORE
 from benchmarks.distributed import Part
-from benchmarks.segmentation.settings import Head
+from benchmarks.segmentation.settings import Mask2FormerHead
 
 
 class SetLoss(nn.Module):
@@ -26,7 +26,7 @@ class SetLoss(nn.Module):
     global generator.
     """
 
-    def __init__(self, classes: int, sizes: Head) -> None:
+    def __init__(self, classes: int, sizes: Mask2FormerHead) -> None:
         super().__init__()
         self.weights = {
             "cross_entropy": sizes.class_weight,

@@ -19,17 +19,16 @@ from transformers.models.mask2former.modeling_mask2former import (
 
 from benchmarks.distributed import Batch
 from benchmarks.errors import UserError
+from benchmarks.segmentation.heads import Segmenter, resized
 from benchmarks.segmentation.loss import SetLoss
-from benchmarks.segmentation.settings import Head
+from benchmarks.segmentation.settings import Mask2FormerHead
 
 
-class Segmenter(nn.Module):
+class Mask2Former(Segmenter):
     """Backbone, four feature maps, Mask2Former head.
 
     Args:
-        backbone: a timm ViT; its parameters are the ones that a method adapts.
-        features: four block indices whose outputs (before any final norm) become the feature maps,
-            fine to coarse.
+        backbone, features: see `Segmenter`; four block indices.
         sizes: widths, depths and loss weights of the head.
         classes: number of classes, void not counted.
 
@@ -38,13 +37,10 @@ class Segmenter(nn.Module):
     """
 
     def __init__(
-        self, backbone: nn.Module, features: Sequence[int], sizes: Head, classes: int
+        self, backbone: nn.Module, features: Sequence[int], sizes: Mask2FormerHead, classes: int
     ) -> None:
-        super().__init__()
         _check(features, sizes, classes, len(backbone.blocks))
-        self.backbone = backbone
-        self.features = list(features)
-        self.head = MaskHead(backbone.embed_dim, sizes, classes)
+        super().__init__(backbone, features, MaskHead(backbone.embed_dim, sizes, classes))
         self.loss = SetLoss(classes, sizes)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -60,35 +56,26 @@ class Segmenter(nn.Module):
             masks, classes = [mask.float() for mask in masks], classes.float()
             return self.loss(masks, classes, batch["label"], batch.get("part"))
 
-    def feature_maps(self, images: Tensor) -> list[Tensor]:
-        """Outputs of the four blocks as maps (B, width, h, w), one pixel per patch."""
-        return self.backbone.forward_intermediates(
-            images, indices=self.features, norm=False, stop_early=True, intermediates_only=True
-        )
-
-    @torch.no_grad()
-    def score(self, images: Tensor) -> Tensor:
-        """Class scores (B, classes, H, W) of images (B, 3, H, W), from the last decoder layer.
+    def scores(self, images: Tensor, height: int, width: int) -> Tensor:
+        """Class scores (B, classes, height, width), from the last decoder layer.
 
         score[c] = sum over queries of P(c | query) x sigmoid(mask logit upsampled to the image).
-        Images whose sides are no multiple of the patch are padded with 0 and the scores cut back.
         """
-        height, width = images.shape[-2:]
-        patch = self.backbone.patch_embed.patch_size
-        bottom, right = -height % patch[0], -width % patch[1]
-        padded = functional.pad(images, (0, right, 0, bottom)) if bottom or right else images
-        masks, classes = self.head(self.feature_maps(padded))
+        masks, classes = self.head(self.feature_maps(images))
         logits = functional.interpolate(
-            masks[-1].float(), size=padded.shape[-2:], mode="bilinear", align_corners=False
+            masks[-1].float(), size=images.shape[-2:], mode="bilinear", align_corners=False
         )[..., :height, :width]
         shares = classes[-1].float().softmax(-1)[..., :-1]
         return torch.einsum("bqc,bqhw->bchw", shares, logits.sigmoid())
 
 
 class MaskHead(nn.Module):
-    """Pixel decoder and masked-attention decoder, initialised as `Head.initialisation` says."""
+    """Pixel decoder and masked-attention decoder.
 
-    def __init__(self, width: int, sizes: Head, classes: int) -> None:
+    Initialised as `Mask2FormerHead.initialisation` says.
+    """
+
+    def __init__(self, width: int, sizes: Mask2FormerHead, classes: int) -> None:
         super().__init__()
         self.scales = sizes.scales
         config = Mask2FormerConfig(
@@ -119,7 +106,7 @@ class MaskHead(nn.Module):
         self._initialise(sizes.initialisation)
 
     def _initialise(self, kind: str) -> None:
-        """Draws the weights; see `Head.initialisation`.
+        """Draws the weights; see `Mask2FormerHead.initialisation`.
 
         The modules do not initialise themselves: level_embed would be whatever memory held.
         """
@@ -165,7 +152,7 @@ class MaskHead(nn.Module):
             (layers, B, queries, classes + 1), void last.
         """
         maps = [
-            _resized(reduce(each), scale)
+            resized(reduce(each), scale)
             for each, reduce, scale in zip(maps, self.reduce, self.scales, strict=True)
         ]
         pixels = self.pixel_decoder(maps, output_hidden_states=False, return_dict=True)
@@ -194,13 +181,7 @@ def _spread_offsets(attention: nn.Module) -> None:
         attention.sampling_offsets.bias.copy_(offsets.flatten())
 
 
-def _resized(maps: Tensor, scale: float) -> Tensor:
-    if scale == 1:
-        return maps
-    return functional.interpolate(maps, scale_factor=scale, mode="bilinear", align_corners=False)
-
-
-def _check(features: Sequence[int], sizes: Head, classes: int, depth: int) -> None:
+def _check(features: Sequence[int], sizes: Mask2FormerHead, classes: int, depth: int) -> None:
     if len(features) != len(sizes.scales) or not all(0 <= index < depth for index in features):
         raise UserError(
             f"backbone.features {list(features)}: Mask2Former reads {len(sizes.scales)} blocks "

@@ -1,15 +1,16 @@
 """What a segmentation protocol holds besides the parts that every protocol has."""
 
 import itertools
-from typing import Annotated, ClassVar, Literal
+import math
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from benchmarks.protocol import Count, Fraction, NotNegative, Positive, Protocol, Range
-from benchmarks.yaml_files import Strict, added_field
+from benchmarks.yaml_files import KIND, Strict, added_field
 
 
-class Head(Strict):
+class Mask2FormerHead(Strict):
     """Sizes (channels, counts) and loss weights of Mask2Former.
 
     `points` are sampled per mask in the loss. `scales` resize the four feature maps, fine to
@@ -33,6 +34,7 @@ class Head(Strict):
       and the output have torch's biases, and the projections are Kaiming's.
     """
 
+    kind: Literal["mask2former"] = added_field("mask2former")
     hidden: Count
     feedforward: Count
     encoder_feedforward: Count | None = added_field(None)
@@ -50,10 +52,64 @@ class Head(Strict):
     count_unlabelled: bool = added_field(False)
 
     @model_validator(mode="after")
-    def _fine_to_coarse(self) -> "Head":
+    def _fine_to_coarse(self) -> "Mask2FormerHead":
         if any(fine < coarse for fine, coarse in itertools.pairwise(self.scales)):
             raise ValueError(f"scales {list(self.scales)}: list them fine to coarse, largest first")
         return self
+
+
+class SemanticFpnHead(Strict):
+    """Widths of the head of Semantic FPN.
+
+    `scales` resize the feature maps, fine to coarse, one map of the backbone for each; every scale
+    is the finest one halved some times. `hidden` is the width that the maps are reduced to,
+    `channels` that of the stages, `groups` those of every group norm. The defaults are the paper's,
+    with patches of 16.
+    """
+
+    kind: Literal["semantic-fpn"]
+    hidden: Count = 256
+    channels: Count = 128
+    groups: Count = 32
+    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (4.0, 2.0, 1.0, 0.5)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "SemanticFpnHead":
+        for name, width in (("hidden", self.hidden), ("channels", self.channels)):
+            if width % self.groups:
+                raise ValueError(f"{name} {width}: must be a multiple of groups {self.groups}")
+        halvings = [math.log2(self.scales[0] / scale) for scale in self.scales]
+        if any(number < 0 or not number.is_integer() for number in halvings):
+            raise ValueError(
+                f"scales {list(self.scales)}: list the largest first; the others are it, halved "
+                "once or several times"
+            )
+        return self
+
+
+class LinearHead(Strict):
+    """A linear classifier of the patches; the maps that it reads are `backbone.features`."""
+
+    kind: Literal["linear"]
+
+
+def _kind(head: Any) -> str:
+    """Tag of a head as a mapping or a model; protocols older than the choice name no kind."""
+    if isinstance(head, dict):
+        return f"{KIND}{head.get('kind', 'mask2former')}"
+    return f"{KIND}{getattr(head, 'kind', 'mask2former')}"
+
+
+Head = Annotated[
+    Annotated[Mask2FormerHead, Tag(f"{KIND}mask2former")]
+    | Annotated[SemanticFpnHead, Tag(f"{KIND}semantic-fpn")]
+    | Annotated[LinearHead, Tag(f"{KIND}linear")],
+    Discriminator(
+        _kind,
+        custom_error_type="head_kind",
+        custom_error_message="kind is one of mask2former, semantic-fpn, linear",
+    ),
+]
 
 
 class Augment(Strict):
@@ -80,7 +136,7 @@ class Window(Strict):
 
 
 class SegmentationProtocol(Protocol):
-    """A protocol of semantic segmentation with Mask2Former."""
+    """A protocol of semantic segmentation."""
 
     metric: ClassVar[str] = "mIoU"
     ground_truth: ClassVar[Literal["label"]] = "label"

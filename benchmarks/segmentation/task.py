@@ -7,8 +7,8 @@ from benchmarks.data.cards import classes_of
 from benchmarks.errors import UserError
 from benchmarks.segmentation.data import batches, check_data
 from benchmarks.segmentation.evaluate import evaluate
-from benchmarks.segmentation.mask2former import Segmenter
-from benchmarks.segmentation.settings import SegmentationProtocol
+from benchmarks.segmentation.heads import Segmenter, pixel_segmenter
+from benchmarks.segmentation.settings import Mask2FormerHead, SegmentationProtocol
 
 __all__ = ["batches", "build", "check_data", "evaluate"]
 
@@ -17,8 +17,16 @@ def build(protocol: SegmentationProtocol) -> Segmenter:
     """See `Task.build`.
 
     Raises:
-        UserError: besides, a crop that patches do not fill.
+        UserError: besides, a crop that patches do not fill; micro-batches, where the head
+            normalises over the batch.
     """
+    head, features = protocol.head, protocol.backbone.features
+    if head.kind == "linear" and protocol.recipe.accumulate > 1:
+        raise UserError(
+            f"{protocol.name}: recipe.accumulate {protocol.recipe.accumulate}: the batch norm of "
+            "head.kind linear needs the whole batch at once; set 1, and "
+            "recipe.activation_checkpointing to save memory"
+        )
     classes = len(classes_of(protocol))
     backbone = load_backbone(protocol.backbone)
     patch = max(backbone.patch_embed.patch_size)
@@ -29,4 +37,9 @@ def build(protocol: SegmentationProtocol) -> Segmenter:
             f"{protocol.name}: augment.crop {protocol.augment.crop} is no multiple of the "
             f"backbone's patch of {patch} pixels; choose one that is"
         )
-    return Segmenter(backbone, protocol.backbone.features, protocol.head, classes)
+    if not isinstance(head, Mask2FormerHead):
+        return pixel_segmenter(backbone, features, head, classes)
+    # transformers takes seconds to import, which the other heads do without.
+    from benchmarks.segmentation.mask2former import Mask2Former
+
+    return Mask2Former(backbone, features, head, classes)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tiny_detection
 import torch
-from tiny_worlds import write_world
+from safetensors.torch import load_file
+from tiny_worlds import FPN, LINEAR, write_world
 from toy_shards import STEPS, cell, furthest, losses
 
 from baselines import METHODS
@@ -102,6 +103,30 @@ def test_micro_batches_train_as_the_whole_batch(alone, worlds, tmp_path):
     accumulated = run.run_cell(prepared(worlds, accumulate=4), tmp_path, worlds)
     assert accumulated.cost.micro_batch == 1
     assert furthest(losses(accumulated), losses(alone[1])) <= 1e-5
+
+
+@pytest.mark.parametrize("head", [FPN, LINEAR], ids=lambda head: head.kind)
+def test_heads_of_pixels_learn_the_same_in_one_process_and_in_two(head, worlds, tmp_path):
+    alone, two = tmp_path / "alone", tmp_path / "two"
+    (ours,) = prepare([cell(head=head)], worlds, worlds)
+    one = run.run_cell(ours, alone, worlds)
+    other = run.run_cell(ours, two, worlds, devices=2)
+    assert furthest(losses(other), losses(one)) <= 1e-5
+    weights = [load_file((out / ours.path).with_suffix(".safetensors")) for out in (alone, two)]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-2, atol=1e-3)
+
+
+def test_micro_batches_of_pixels_train_as_the_whole_batch(worlds):
+    steps = {}
+    for accumulate in (1, 2, 4):
+        ours = cell(head=FPN, accumulate=accumulate)
+        training = training_of(ours)
+        training.step(segmentation.batches(ours.protocol, worlds, 0))
+        norms = [float(p.grad.norm()) for p in training.trainable if p.grad is not None]
+        steps[accumulate] = training.state.history.losses + norms
+    for accumulate in (2, 4):
+        assert steps[accumulate] == pytest.approx(steps[1], rel=1e-4)
 
 
 def test_micro_batches_without_any_target_count_for_nothing(worlds):

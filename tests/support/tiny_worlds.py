@@ -12,10 +12,16 @@ from torch import Tensor
 
 from benchmarks.data.cards import Card, load_card
 from benchmarks.protocol import Backbone, Domain, Input
-from benchmarks.segmentation.settings import Augment, Head, Window
+from benchmarks.segmentation.settings import (
+    Augment,
+    LinearHead,
+    Mask2FormerHead,
+    SemanticFpnHead,
+    Window,
+)
 
 INPUT = Input(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-HEAD = Head(
+HEAD = Mask2FormerHead(
     hidden=32,
     feedforward=32,
     encoder_layers=1,
@@ -24,6 +30,8 @@ HEAD = Head(
     queries=20,
     points=64,
 )
+FPN = SemanticFpnHead(kind="semantic-fpn", hidden=16, channels=8, groups=4)
+LINEAR = LinearHead(kind="linear")
 BACKBONE = Backbone(
     name="vit_tiny_patch16_224",
     args={"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2},
@@ -111,7 +119,7 @@ def tiny_protocol(**changes: object) -> SimpleNamespace:
             photometric=True,
         ),
         "window": Window(size=32, stride=16),
-        "recipe": SimpleNamespace(iterations=6, batch=2, loader_workers=0),
+        "recipe": SimpleNamespace(iterations=6, batch=2, loader_workers=0, accumulate=1),
     }
     made = SimpleNamespace(ground_truth="label", **{**fields, **changes})
     made.scored_domains = [*made.validation, *made.targets, *made.extra]

@@ -12,12 +12,12 @@ STEPS = 20
 COMPARED = 5
 
 
-def cell(method="lora", **recipe):
+def cell(method="lora", head=HEAD, **recipe):
     settings = {"batch": 4, "iterations": STEPS, "checkpoint_every": 5, "clip": 1.0, "lr": 1e-3}
     whole = protocol(**settings, backbone_lr=1e-3, ema={"momentum": 0.1, "start": 3})
     ours = whole.model_copy(
         update={
-            "head": HEAD,
+            "head": head,
             "augment": whole.augment.model_copy(update={"crop": 32, "short_sides": (32, 48)}),
             "window": whole.window.model_copy(update={"size": 32, "stride": 16}),
         }

@@ -8,18 +8,18 @@ from torch import Tensor
 from benchmarks.distributed import Part
 from benchmarks.segmentation import task as segmentation
 from benchmarks.segmentation.loss import SetLoss
-from benchmarks.segmentation.mask2former import Segmenter
+from benchmarks.segmentation.mask2former import Mask2Former
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
-def model() -> Segmenter:
+def model() -> Mask2Former:
     torch.manual_seed(0)
     return segmentation.build(tiny_protocol())
 
 
-def test_losses_are_weighted(model: Segmenter) -> None:
+def test_losses_are_weighted(model: Mask2Former) -> None:
     weights = {"class_weight": 4.0, "mask_weight": 10.0, "dice_weight": 10.0}
     doubled = copy.deepcopy(model)
     doubled.loss = SetLoss(19, HEAD.model_copy(update=weights))
@@ -32,7 +32,7 @@ def test_losses_are_weighted(model: Segmenter) -> None:
         assert losses[1][key].item() == pytest.approx(2 * value.item(), rel=1e-6)
 
 
-def test_same_seed_same_loss(model: Segmenter) -> None:
+def test_same_seed_same_loss(model: Mask2Former) -> None:
     values = []
     for seed in (5, 5, 6):
         torch.manual_seed(seed)
@@ -41,7 +41,7 @@ def test_same_seed_same_loss(model: Segmenter) -> None:
 
 
 @pytest.mark.parametrize("ignored", [[0], [0, 1]])
-def test_images_without_labels(model: Segmenter, ignored: list[int]) -> None:
+def test_images_without_labels(model: Mask2Former, ignored: list[int]) -> None:
     inputs = random_batch()
     inputs["label"][ignored] = 255
     losses = model(inputs)

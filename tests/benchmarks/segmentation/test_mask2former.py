@@ -12,18 +12,18 @@ from transformers.models.mask2former import modeling_mask2former as theirs
 
 from benchmarks.errors import UserError
 from benchmarks.segmentation import task as segmentation
-from benchmarks.segmentation.mask2former import MaskHead, Segmenter
+from benchmarks.segmentation.mask2former import Mask2Former, MaskHead
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
-def model() -> Segmenter:
+def model() -> Mask2Former:
     torch.manual_seed(0)
     return segmentation.build(tiny_protocol())
 
 
-def test_every_parameter_gets_a_gradient(model: Segmenter) -> None:
+def test_every_parameter_gets_a_gradient(model: Mask2Former) -> None:
     sum(model(random_batch()).values()).backward()
     for name, parameter in model.named_parameters():
         skipped = name.startswith("backbone.norm.")  # the features are taken before it
@@ -31,7 +31,7 @@ def test_every_parameter_gets_a_gradient(model: Segmenter) -> None:
         assert skipped or torch.isfinite(parameter.grad).all()
 
 
-def test_loss_falls(model: Segmenter) -> None:
+def test_loss_falls(model: Mask2Former) -> None:
     inputs = random_batch()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     torch.manual_seed(0)
@@ -45,7 +45,7 @@ def test_loss_falls(model: Segmenter) -> None:
     assert totals[-1] < 0.75 * totals[0]
 
 
-def test_reducing_before_resizing_changes_nothing(model: Segmenter) -> None:
+def test_reducing_before_resizing_changes_nothing(model: Mask2Former) -> None:
     """The official order: resize the wide maps, then the 1x1 convolutions of the pixel decoder."""
     head = model.head
     config = head.pixel_decoder.config
@@ -78,7 +78,7 @@ def test_reducing_before_resizing_changes_nothing(model: Segmenter) -> None:
     torch.testing.assert_close(masks[-1], pixels.masks_queries_logits[-1], rtol=1e-4, atol=1e-5)
 
 
-def test_feature_maps_are_block_outputs(model: Segmenter) -> None:
+def test_feature_maps_are_block_outputs(model: Mask2Former) -> None:
     images = random_batch()["image"]
     outputs = []
     hooks = [
@@ -93,7 +93,7 @@ def test_feature_maps_are_block_outputs(model: Segmenter) -> None:
         torch.testing.assert_close(each.flatten(2).transpose(1, 2), tokens[:, 1:])
 
 
-def slow_score(model: Segmenter, image: Tensor) -> Tensor:
+def slow_score(model: Mask2Former, image: Tensor) -> Tensor:
     """The read-out written out: query by query, class by class."""
     masks, classes = model.head(model.feature_maps(image[None]))
     height, width = image.shape[1:]
@@ -109,7 +109,7 @@ def slow_score(model: Segmenter, image: Tensor) -> Tensor:
     return total
 
 
-def test_score_equals_the_slow_read_out(model: Segmenter) -> None:
+def test_score_equals_the_slow_read_out(model: Mask2Former) -> None:
     model.eval()
     images = random_batch()["image"]
     scores = model.score(images)
@@ -119,14 +119,14 @@ def test_score_equals_the_slow_read_out(model: Segmenter) -> None:
             torch.testing.assert_close(score, slow_score(model, image), rtol=0, atol=1e-5)
 
 
-def test_score_of_odd_sizes_is_cut_from_the_padded_image(model: Segmenter) -> None:
+def test_score_of_odd_sizes_is_cut_from_the_padded_image(model: Mask2Former) -> None:
     model.eval()
     image = torch.randn(1, 3, 30, 43, generator=torch.Generator().manual_seed(0))
     padded = functional.pad(image, (0, 5, 0, 2))
     torch.testing.assert_close(model.score(image), model.score(padded)[..., :30, :43])
 
 
-def test_model_copies_and_pickles(model: Segmenter) -> None:
+def test_model_copies_and_pickles(model: Mask2Former) -> None:
     model.eval()
     images = random_batch()["image"]
     expected = model.score(images)
@@ -235,7 +235,7 @@ def test_head_starts_from_the_weights_of_the_code_that_it_names(kind: str) -> No
             assert (largest > 3) if distribution == "normal" else (largest < 1.7321), name
 
 
-def test_decoder_has_the_layers_that_are_asked_for(model: Segmenter) -> None:
+def test_decoder_has_the_layers_that_are_asked_for(model: Mask2Former) -> None:
     masks, classes = model.head(model.feature_maps(random_batch()["image"]))
     assert len(model.head.transformer.decoder.layers) == HEAD.decoder_layers == 2
     assert len(masks) == len(classes) == 3
