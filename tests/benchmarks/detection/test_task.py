@@ -259,6 +259,20 @@ def test_segmentation_cells_know_nothing_of_detection():
     assert digest_of(cell.resolved) == cell.digest
 
 
+def test_lists_that_share_an_image_between_training_and_test_are_refused(worlds, tmp_path):
+    root = tmp_path / "worlds"
+    shutil.copytree(worlds, root)
+    task.check_data(protocol(), root)
+    card = load_card("sdgod")
+    train, test = (
+        card.path(root, f"daytime_clear_{part}", "list_file") for part in ("train", "test")
+    )
+    shared = train.read_text().split()[0]
+    test.write_text(f"{test.read_text()}{shared}\n")
+    with pytest.raises(UserError, match=rf"day: 1 of its .* trained on in day_train, .*{shared}"):
+        task.check_data(protocol(), root)
+
+
 @pytest.mark.parametrize("end", [b"\xff\xd9", b"</annotation>"])
 def test_a_scored_file_without_its_end_is_met_before_training(end, worlds, tmp_path):
     root = tmp_path / "worlds"
