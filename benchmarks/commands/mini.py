@@ -36,8 +36,11 @@ def pretrain(
     out: Annotated[Path, typer.Option()] = Path("benchmarks/worlds/backbone.safetensors"),
     steps: Annotated[int, typer.Option(min=1)] = 4000,
     seed: Annotated[int, typer.Option(min=0)] = 2024,
+    categories: Annotated[
+        bool, typer.Option(help="Whether the seven categories are among the signals.")
+    ] = True,
 ) -> None:
     """Pre-train the mini backbone, as the shipped one was made."""
     from benchmarks.worlds.pretrain import pretrain as make
 
-    make(out, steps=steps, seed=seed)
+    make(out, steps=steps, seed=seed, categories=categories)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from benchmarks.__main__ import main
@@ -347,3 +348,14 @@ def test_pretraining_writes_weights_that_the_backbone_loads(tmp_path: Path) -> N
     log = (tmp_path / "vit.csv").read_text().splitlines()
     assert log[0].startswith("step,category,depth,edges,contrast")
     assert load_file(tmp_path / "vit.safetensors").keys() == load_file(SHIPPED).keys()
+
+
+def test_pretraining_without_categories_never_sees_one() -> None:
+    torch.manual_seed(0)
+    model = pretrain.Pretext(categories=False)
+    images, category, depth, edges = (part[None] for part in pretrain.TwoStyles(3, 4)[2])
+    losses = model(images, torch.full_like(category, -1), depth, edges)  # no value of a category
+    assert set(losses) == {"depth", "edges", "contrast"}
+    sum(losses.values()).backward()
+    patch = pretrain.ARCHITECTURE["patch_size"] // pretrain.CELL
+    assert not model.maps.weight.grad[: 7 * patch * patch].any()
