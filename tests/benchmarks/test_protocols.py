@@ -5,6 +5,7 @@ import math
 import re
 
 import pytest
+import torch
 from paths import DATA
 from torch import nn
 
@@ -13,7 +14,9 @@ from benchmarks.cell import make_cell
 from benchmarks.optim import make_optimizer, resolve_decay_schedule, set_rates
 from benchmarks.protocol import Protocol
 from benchmarks.report import spec as table_spec
+from benchmarks.segmentation.heads import pixel_segmenter
 from benchmarks.tasks import load_protocol
+from benchmarks.yaml_files import differences
 
 SHIPPED = sorted(path.stem for path in protocols.FOLDER.glob("*.yaml"))
 PAPER = [name for name in SHIPPED if name.startswith(("paper_", "soma_", "rein_"))]
@@ -147,13 +150,55 @@ def test_sizes_of_test_images() -> None:
 
 
 def test_controlled_protocols_score_both_resolutions() -> None:
-    for name in ("paper_gtav", "paper_gs", "paper_gsu"):
+    for name in ("paper_gtav", "paper_gtav_fpn", "paper_gtav_linear", "paper_gs", "paper_gsu"):
         protocol = load_protocol(name)
         assert {domain.domain: domain.size for domain in protocol.extra} == {
             "cityscapes_low": (512, 1024),
             "mapillary_low": (512, 1024),
         }
         assert {protocol.role(domain) for domain in protocol.extra} == {"extra"}
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("paper_gtav_fpn", "head, recipe.decay_level_encoding"),
+        ("paper_gtav_linear", "backbone.features, head, recipe.decay_level_encoding and 2 more"),
+    ],
+)
+def test_other_heads_differ_from_paper_gtav_in_what_belongs_to_a_head(name: str, keys: str) -> None:
+    ours, theirs = load_protocol(name), load_protocol("paper_gtav")
+    apart = {"name", "version", "profile", "title", "note", "recipes"}
+    dumps = [protocol.model_dump(exclude=apart) for protocol in (ours, theirs)]
+    kinds = [dump.pop("head").get("kind") for dump in dumps]
+    assert kinds == [ours.head.kind, None]
+    for dump, kind in zip(dumps, kinds, strict=True):
+        dump["head"] = kind
+    assert differences(*dumps) == keys
+    assert (ours.recipe.lr, ours.recipe.warmup) == {
+        "paper_gtav_fpn": (theirs.recipe.lr, theirs.recipe.warmup),
+        "paper_gtav_linear": (1e-3, 1500),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        # 4 x (1024 x 256 + 2 x 256) to reduce; seven stages from 256 or 128, with norms; 19 classes
+        ("paper_gtav_fpn", 4 * 262_656 + 4 * 295_168 + 3 * 147_712 + 19 * 129),
+        ("paper_gtav_linear", 2 * 1024 + 19 * 1025),
+    ],
+)
+def test_other_heads_at_full_size(name: str, parameters: int) -> None:
+    """On the maps that a crop of 512 pixels has."""
+    protocol, vit = load_protocol(name), nn.Module()
+    vit.embed_dim, vit.blocks = 1024, range(24)
+    features = protocol.backbone.features
+    head = pixel_segmenter(vit, features, protocol.head, 19).head.eval()
+    assert sum(parameter.numel() for parameter in head.parameters()) == parameters
+    with torch.no_grad():
+        logits = head([torch.randn(1, 1024, 32, 32)] * len(features))
+    assert logits.shape == (1, 19, *((128, 128) if name.endswith("fpn") else (32, 32)))
 
 
 @pytest.mark.parametrize("name", PAPER)
