@@ -111,7 +111,11 @@ def read(path: Path, metric: str) -> tuple[list[Trial], list[str]]:
         raise UserError(f"{path}: trials cannot be read: {why}; `tune` writes them") from None
     trials = []
     reader = csv.DictReader([header, *lines], restkey="(value without a column)")
-    for number, row in enumerate(reader, start=2):
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise UserError(f"{path}: trials cannot be read: {error}; `tune` writes them") from None
+    for number, row in enumerate(rows, start=2):
         named = {"score" if key == metric.lower() else key: row[key] for key in row}
         named |= {key: named.get(key) or None for key in ("backbone_lr", "score")}
         try:

@@ -218,7 +218,7 @@ def _label(file: Path, element: Element, classes: Sequence[str]) -> int:
 
 def _side(file: Path, root: Element, name: str) -> int:
     side = _number(file, root, f"size/{name}")
-    if side < 1 or side != int(side):
+    if not 1 <= side <= Image.MAX_IMAGE_PIXELS or side != int(side):
         raise UserError(f"{file}: size/{name} {side:g} is no number of pixels; restore the file")
     return int(side)
 
@@ -271,7 +271,10 @@ def _instance_ids(file: Path) -> np.ndarray:
 def _painted(file: Path, boxes: Boxes) -> np.ndarray:
     try:
         content = json.loads(file.read_bytes())
-        canvas = Image.new("I", (content["imgWidth"], content["imgHeight"]))
+        size = content["imgWidth"], content["imgHeight"]
+        if min(size) < 1 or size[0] * size[1] > Image.MAX_IMAGE_PIXELS:
+            raise ValueError(f"{size[0]}x{size[1]} pixels")
+        canvas = Image.new("I", size)
         draw, counts = ImageDraw.Draw(canvas), dict.fromkeys(boxes.classes, 0)
         # In the order of the file, as the official script does: the last object hides the others.
         for instance in content["objects"]:
@@ -285,8 +288,10 @@ def _painted(file: Path, boxes: Boxes) -> np.ndarray:
             draw.polygon([tuple(point) for point in instance["polygon"]], fill=value)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); unpack it again") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise UserError(f"{file}: is no Cityscapes polygon file ({error!r}); restore it") from None
+    except RecursionError:
+        raise UserError(f"{file}: is nested without end; restore it") from None
     return np.asarray(canvas).astype(np.int64)
 
 

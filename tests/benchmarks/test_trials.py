@@ -137,6 +137,7 @@ def test_a_summary_that_is_none_is_refused(protocol, summary) -> None:
             r"line 2: no trial by mIoU: unknown key \(value without a",
         ),
         ("", "trials cannot be read"),
+        (text + "x" * 200_000, "trials cannot be read: field larger than field limit"),
     ):
         summary.write_text(broken)
         with pytest.raises(UserError, match=words):

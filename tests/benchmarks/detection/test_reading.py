@@ -111,6 +111,7 @@ def test_entities_are_never_expanded(tmp_path: Path) -> None:
         ("<annotation/>", "annotation/size/width is missing"),
         ("<annotation><size><width>6</width></size></annotation>", "size/height is missing"),
         (annotation(size=(40, 0)), "size/width 0 is no number of pixels"),
+        (annotation(size=(8, 10**20)), r"size/width 1e\+20 is no number of pixels"),
         (annotation(size=(1.5, 8)), "size/height 1.5 is no number of pixels"),
         (annotation(box("car", (1, 1, 2, "x"))), "object/bndbox/ymax is 'x', no number"),
         (annotation(box("car", (1, 1, "nan", 2))), "object/bndbox/xmax is 'nan', no number"),
@@ -184,12 +185,21 @@ def test_cityscapes_without_instances(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b"{}", b'{"imgWidth": "a", "imgHeight": 2, "objects": []}', b"\xff{"]
+    "content",
+    [
+        *(b"", b"[]", b"{}", b'{"imgWidth": "a", "imgHeight": 2, "objects": []}', b"\xff{"),
+        b'{"imgWidth": 1000000000, "imgHeight": 1000000000, "objects": []}',  # of memory, 8 EB
+        b'{"imgWidth": 1%s, "imgHeight": 2, "objects": []}' % (b"0" * 30),
+        b'{"imgWidth": 0, "imgHeight": 2, "objects": []}',
+    ],
 )
 def test_bad_polygon_files(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "a_gtFine_polygons.json"
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"polygons\.json: is no Cityscapes polygon file"):
+        read_cityscapes(file, CITY)
+    file.write_bytes(b"[" * 200_000)
+    with pytest.raises(UserError, match=r"polygons\.json: is nested without end"):
         read_cityscapes(file, CITY)
 
 
