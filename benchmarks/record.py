@@ -2,16 +2,17 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchmarks.environment import Environment, Line
 from benchmarks.errors import UserError
 from benchmarks.protocol import Count, Index, NotNegative
-from benchmarks.tasks import check_scores
 from benchmarks.trials import Budget
 from benchmarks.yaml_files import added_field, digest_of, problem
 
@@ -200,33 +201,22 @@ class Record(_Part):
         return folder / self.label / f"seed{self.seed}.json"
 
 
-def load_records(folder: Path, protocol: str, mode: str, engine: str = "") -> list[Record]:
-    """All records of a protocol in one recipe mode below `folder`, in the order of their paths.
+@dataclass(frozen=True)
+class Result:
+    """What the evaluation of a model on one domain gives, in every task.
 
-    With `engine`, those alone that were made with it.
-
-    Raises:
-        UserError: one of them is unreadable, was edited, or is a copy that lies where another
-            record belongs; a table never leaves a record out silently, and counts none twice.
+    Attributes:
+        metrics: name -> percent, or percent per class; None where undefined.
+        arrays: name -> array with one entry per image, kept in one .npz beside the record.
+        images: number of scored images.
+        files: ending of a file's name -> function that writes that file, kept beside the record
+            too.
     """
-    records = []
-    for path in sorted((folder / protocol).glob("*/*/seed*.json")):
-        record = Record.load(path)
-        if (belongs := folder / record.path) != path:
-            raise UserError(
-                f"{path}: holds a record that belongs at {belongs}, a copy perhaps, and counts for "
-                f"nothing here; move it out of {folder}"
-            )
-        try:
-            record.check()
-            check_scores(record, path)
-        except ValueError as error:
-            raise UserError(
-                f"{path}: not as its run left it: {error}; delete it and run its cell again"
-            ) from None
-        records.append(record)
-    records = [record for record in records if record.recipe == mode]
-    return [record for record in records if engine in ("", record.cell.get("engine"))]
+
+    metrics: dict[str, float | list[float | None] | None]
+    arrays: dict[str, np.ndarray]
+    images: int
+    files: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:

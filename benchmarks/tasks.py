@@ -1,4 +1,4 @@
-"""What a task is to the rest of the suite: its protocol, and the four things it can do.
+"""What a task is to the rest of the suite: its protocol, and what it can do.
 
 A task is a module with the functions of `Task`: `benchmarks.segmentation.task` or
 `benchmarks.detection.task`. Between a protocol and its record this is the only place that knows
@@ -7,46 +7,23 @@ which tasks there are. Importing it brings no torch.
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Protocol as Interface
 
-import numpy as np
-
 from benchmarks import yaml_files
 from benchmarks.detection.settings import DetectionProtocol
 from benchmarks.errors import UserError, closest
 from benchmarks.protocol import FOLDER, Domain, Protocol
-from benchmarks.segmentation import metrics as segmentation
+from benchmarks.record import Result
 from benchmarks.segmentation.settings import SegmentationProtocol
 
 if TYPE_CHECKING:
     from torch import nn
 
     from benchmarks.distributed import Batch, Shard
-    from benchmarks.record import Record
-
-
-@dataclass(frozen=True)
-class Result:
-    """What the evaluation of a model on one domain gives, in every task.
-
-    Attributes:
-        metrics: name -> percent, or percent per class; None where undefined.
-        arrays: name -> array with one entry per image, kept in one .npz beside the record.
-        images: number of scored images.
-        files: ending of a file's name -> function that writes that file, kept beside the record
-            too.
-    """
-
-    metrics: dict[str, float | list[float | None] | None]
-    arrays: dict[str, np.ndarray]
-    images: int
-    files: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
 
 
 class Task(Interface):
@@ -106,46 +83,6 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     "segmentation": SegmentationProtocol,
     "detection": DetectionProtocol,
 }
-
-
-def check_scores(record: Record, path: Path) -> None:
-    """Refuse scores that are not those of the record's cell, or of the arrays kept beside it.
-
-    Args:
-        record: whose cell and digest agree.
-        path: of the record. Confusion matrices beside it are summed and scored again.
-
-    Raises:
-        ValueError: another domain or role than the cell's, another number of images, another score.
-    """
-    protocol = record.cell["protocol"]
-    roles = PROTOCOLS[protocol["task"]].roles.items()
-    scored = {d["domain"]: role for role, field in roles for d in protocol.get(field, ())}
-    for evaluation in record.evaluations:
-        if {name: score.role for name, score in evaluation.domains.items()} != scored:
-            raise ValueError(f"iteration {evaluation.iteration} scores other domains than its cell")
-    arrays = path.with_suffix(".npz")
-    if record.status != "done" or not arrays.is_file():
-        return
-    try:
-        with np.load(arrays) as held:
-            matrices = {name: held[name] for name in held if name in scored}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{arrays.name} beside it cannot be read ({error})") from error
-    last = max(record.evaluations, key=lambda evaluation: evaluation.iteration)
-    for name, matrix in matrices.items():
-        score = last.domains[name]
-        if score.images != len(matrix):
-            raise ValueError(f"{name}: {score.images} images, {arrays.name} has {len(matrix)}")
-        for metric, value in segmentation.summary(matrix.sum(0)).items():
-            if not np.allclose(
-                _numbers(value), _numbers(score.metrics.get(metric)), equal_nan=True
-            ):
-                raise ValueError(f"{name}: {metric} is not that of the matrices in {arrays.name}")
-
-
-def _numbers(value: float | list[float | None] | None) -> np.ndarray:
-    return np.asarray(value, dtype=float).reshape(-1)
 
 
 def load_protocol(name: str | Path) -> Protocol:

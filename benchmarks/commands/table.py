@@ -10,7 +10,7 @@ import typer
 from benchmarks.commands import arguments
 from benchmarks.commands.arguments import REFERENCE, Engine, Methods, Mode, Profile, Seeds
 from benchmarks.errors import UserError, closest
-from benchmarks.record import load_records, write_atomically
+from benchmarks.record import write_atomically
 from benchmarks.yaml_files import digest_of
 
 
@@ -34,6 +34,7 @@ def table(
     from benchmarks.report import spec as table_spec
     from benchmarks.report import table as tables
     from benchmarks.report.formats import FORMATS, render
+    from benchmarks.report.records import load_records
 
     spec = table_spec.load_table(table)
     protocol = spec.protocol(profile)

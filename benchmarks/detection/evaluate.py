@@ -20,7 +20,7 @@ from benchmarks.detection.settings import DetectionProtocol
 from benchmarks.distributed import WHOLE, Shard
 from benchmarks.errors import UserError
 from benchmarks.protocol import Domain
-from benchmarks.tasks import Result
+from benchmarks.record import Result
 
 IMAGES_PER_FORWARD = 8
 

@@ -10,10 +10,11 @@ from tabulate import tabulate
 from benchmarks.cell import Cell, protocol_semantics
 from benchmarks.errors import UserError
 from benchmarks.protocol import Protocol
-from benchmarks.record import Record, load_records
+from benchmarks.record import Record
 from benchmarks.report import formats, statistics
 from benchmarks.report import spec as table_spec
 from benchmarks.report import table as tables
+from benchmarks.report.records import load_records
 from benchmarks.report.spec import SOURCE, TableSpec
 from benchmarks.report.statistics import CONFIDENCE, MARGIN, Difference, stands_among
 from benchmarks.report.table import AVERAGE, check_alike, values_by_seed

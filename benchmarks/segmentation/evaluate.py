@@ -16,10 +16,10 @@ from benchmarks.data.cards import load_card
 from benchmarks.distributed import WHOLE, Shard
 from benchmarks.errors import UserError
 from benchmarks.protocol import Domain, Protocol
+from benchmarks.record import Result
 from benchmarks.segmentation import metrics
 from benchmarks.segmentation.data import evaluation_samples
 from benchmarks.segmentation.heads import Segmenter
-from benchmarks.tasks import Result
 
 WINDOWS_PER_FORWARD = 8
 

@@ -19,7 +19,8 @@ from benchmarks import record as records
 from benchmarks.cell import make_cell
 from benchmarks.environment import environment
 from benchmarks.errors import UserError
-from benchmarks.record import Record, load_records, write_atomically
+from benchmarks.record import Record, write_atomically
+from benchmarks.report.records import load_records
 from benchmarks.segmentation.metrics import summary
 
 

@@ -1,6 +1,7 @@
 """The worked example of CONTRIBUTING.md conforms, trains, and is what the text says."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from paths import ROOT
 from torch import nn
 from toy_task import FakeTask, protocol, take_place
 
+import benchmarks
 from benchmarks import run
 from benchmarks.__main__ import app
 from benchmarks.cell import Cell, make_cell
@@ -80,3 +82,8 @@ def test_commands_of_the_text_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     assert "compare" in targets
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+
+
+def test_the_version_of_records_is_that_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == benchmarks.__version__

@@ -14,11 +14,11 @@ from benchmarks.backbones import load_backbone
 from benchmarks.cell import Cell, make_cell
 from benchmarks.data.loading import loaded
 from benchmarks.distributed import WHOLE
-from benchmarks.record import Record
+from benchmarks.record import Record, Result
 from benchmarks.seeding import stream
 from benchmarks.segmentation.metrics import confusion, summary
 from benchmarks.segmentation.settings import SegmentationProtocol
-from benchmarks.tasks import Result, load_protocol
+from benchmarks.tasks import load_protocol
 
 BACKBONE = {
     "name": "vit_tiny_patch16_224",

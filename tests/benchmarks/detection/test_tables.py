@@ -12,11 +12,12 @@ from benchmarks.conformance import check
 from benchmarks.conformance.check import Finding
 from benchmarks.detection import engines
 from benchmarks.errors import UserError
-from benchmarks.record import Evaluation, Score, load_records
+from benchmarks.record import Evaluation, Score
 from benchmarks.report import spec as table_spec
 from benchmarks.report import table as tables
 from benchmarks.report.compare import _check_settings, with_engine_of
 from benchmarks.report.formats import render
+from benchmarks.report.records import load_records
 from benchmarks.tasks import load_protocol
 
 UNSEEN = ("night_clear", "dusk_rainy", "night_rainy", "daytime_foggy")

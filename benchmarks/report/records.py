@@ -1,0 +1,80 @@
+"""Records as tables read them: all below a folder, none twice, none that was edited."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.errors import UserError
+from benchmarks.record import Record
+from benchmarks.segmentation.metrics import summary
+from benchmarks.tasks import PROTOCOLS
+
+
+def load_records(folder: Path, protocol: str, mode: str, engine: str = "") -> list[Record]:
+    """All records of a protocol in one recipe mode below `folder`, in the order of their paths.
+
+    With `engine`, those alone that were made with it.
+
+    Raises:
+        UserError: one of them is unreadable, was edited, or is a copy that lies where another
+            record belongs; a table never leaves a record out silently, and counts none twice.
+    """
+    records = []
+    for path in sorted((folder / protocol).glob("*/*/seed*.json")):
+        record = Record.load(path)
+        if (belongs := folder / record.path) != path:
+            raise UserError(
+                f"{path}: holds a record that belongs at {belongs}, a copy perhaps, and counts for "
+                f"nothing here; move it out of {folder}"
+            )
+        try:
+            record.check()
+            check_scores(record, path)
+        except ValueError as error:
+            raise UserError(
+                f"{path}: not as its run left it: {error}; delete it and run its cell again"
+            ) from None
+        records.append(record)
+    records = [record for record in records if record.recipe == mode]
+    return [record for record in records if engine in ("", record.cell.get("engine"))]
+
+
+def check_scores(record: Record, path: Path) -> None:
+    """Refuse scores that are not those of the record's cell, or of the arrays kept beside it.
+
+    Args:
+        record: whose cell and digest agree.
+        path: of the record. Confusion matrices beside it are summed and scored again.
+
+    Raises:
+        ValueError: another domain or role than the cell's, another number of images, another score.
+    """
+    protocol = record.cell["protocol"]
+    roles = PROTOCOLS[protocol["task"]].roles.items()
+    scored = {d["domain"]: role for role, field in roles for d in protocol.get(field, ())}
+    for evaluation in record.evaluations:
+        if {name: score.role for name, score in evaluation.domains.items()} != scored:
+            raise ValueError(f"iteration {evaluation.iteration} scores other domains than its cell")
+    arrays = path.with_suffix(".npz")
+    if record.status != "done" or not arrays.is_file():
+        return
+    try:
+        with np.load(arrays) as held:
+            matrices = {name: held[name] for name in held if name in scored}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{arrays.name} beside it cannot be read ({error})") from error
+    last = max(record.evaluations, key=lambda evaluation: evaluation.iteration)
+    for name, matrix in matrices.items():
+        score = last.domains[name]
+        if score.images != len(matrix):
+            raise ValueError(f"{name}: {score.images} images, {arrays.name} has {len(matrix)}")
+        for metric, value in summary(matrix.sum(0)).items():
+            if not np.allclose(
+                _numbers(value), _numbers(score.metrics.get(metric)), equal_nan=True
+            ):
+                raise ValueError(f"{name}: {metric} is not that of the matrices in {arrays.name}")
+
+
+def _numbers(value: float | list[float | None] | None) -> np.ndarray:
+    return np.asarray(value, dtype=float).reshape(-1)
