@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from soma import Method, NotFoldable
+from soma import Method, NotApplicable, NotFoldable
 from soma.backbone import prefix_tokens
 
 _CARRIED = "vpt_prompts"
@@ -88,8 +88,17 @@ class VPT(Method):
             raise ValueError(f"{numbers}: at least 1, in [0, 1)")
 
     def attach(self, vit: nn.Module) -> None:
-        """Register tokens and hooks on the blocks from `start_block` on."""
+        """Register tokens and hooks on the blocks from `start_block` on.
+
+        Raises:
+            NotApplicable: attention counts on the tokens that the backbone was built for (BEiT).
+        """
         start, prefix = self.first_block(vit), prefix_tokens(vit)
+        for name, module in vit.named_modules():
+            if getattr(module, "relative_position_bias_table", None) is not None:
+                raise NotApplicable(
+                    f"{name} has a position bias for each pair of tokens, and none for prompts"
+                )
         for block in vit.blocks[start:]:
             first, last = block is vit.blocks[start], block is vit.blocks[-1]
             prompts = Prompts(

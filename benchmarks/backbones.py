@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from math import isqrt
 from pathlib import Path
+from pickle import UnpicklingError
 
 import timm
+import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
-from timm.models import load_state_dict
+from timm.models import clean_state_dict
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,11 +27,12 @@ from soma.backbone import split_qkv
 
 FOLDER = Path(__file__).resolve().parent
 BACKBONE = "backbone"  # among the fingerprints of a record: its weights, stated nowhere else
-# What torch, timm and safetensors raise for a file of something else.
-_NO_FIT = (
-    *(SafetensorError, RuntimeError, EOFError, OSError),
-    *(AttributeError, KeyError, TypeError, ValueError),
-)
+# What torch and safetensors raise for a file that they cannot read.
+_DAMAGED = (SafetensorError, RuntimeError, EOFError, OSError, KeyError, ValueError, UnpicklingError)
+# What timm and torch raise for weights of something else.
+_NO_FIT = (RuntimeError, AttributeError, KeyError, TypeError, ValueError)
+# Not of the features: learnt for pre-training, computed anew, or a projection behind them.
+_LEFT_OUT = ("mask_token", "periods", "bias_mask", "relative_position_index", "proj")
 
 
 def load_backbone(spec: Backbone) -> nn.Module:
@@ -62,12 +68,16 @@ def fingerprint(spec: Backbone) -> dict[str, str]:
 
 
 def _build(spec: Backbone) -> nn.Module:
+    args = {"num_classes": 0, "dynamic_img_size": True, **spec.args}
     try:
-        return timm.create_model(
-            spec.name,
-            pretrained=False,
-            **{"num_classes": 0, "dynamic_img_size": True, **spec.args},
-        )
+        try:
+            return timm.create_model(spec.name, pretrained=False, **args)
+        except TypeError as error:
+            # BEiT, SAM and others take images of one size and have no such argument.
+            if "dynamic_img_size" in spec.args or "'dynamic_img_size'" not in str(error):
+                raise
+            del args["dynamic_img_size"]
+            return timm.create_model(spec.name, pretrained=False, **args)
     except (RuntimeError, TypeError) as error:
         raise UserError(
             f"backbone {spec.name} with {dict(spec.args)}: timm cannot build it ({error}); correct "
@@ -96,16 +106,71 @@ def checked(file: Path, expected: str | None) -> str:
 
 def _load(vit: nn.Module, file: Path, spec: Backbone) -> None:
     """Every tensor has to come from the file: none stays random because a name differs."""
+    content = _read(file)
     try:
-        state = load_state_dict(str(file), use_ema=False)  # never unpickles objects
         if spec.resize is not None:
-            state = fitted(state, vit, spec.resize)
-        vit.load_state_dict(state, strict=True)
+            content = fitted(content, vit, spec.resize)
+        vit.load_state_dict(content, strict=True)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
     except _NO_FIT as error:
+        instead = _instead(content) or "correct backbone.args or backbone.resize of the protocol"
         raise UserError(
-            f"{file}: does not hold the weights of {spec.name} with these arguments ({error}); "
-            "correct backbone.args or backbone.resize of the protocol"
+            f"{file}: does not hold the weights of {spec.name} with these arguments "
+            f"({' '.join(str(error).split())[:300]}); {instead}"
         ) from error
+    for name, value in vit.state_dict().items():
+        if not value.isfinite().all():
+            raise UserError(f"{file}: {name} is not finite (NaN or infinite); fetch the file again")
+
+
+def _read(file: Path) -> dict[str, object]:
+    """What a file of weights holds, by name; timm's usual wrappings are taken off.
+
+    Raises:
+        UserError: it holds no weights, or objects that only unpickling would read.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            content: object = load_file(file)
+        else:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except _DAMAGED as error:
+        words = " ".join(str(error).split())
+        if "Unsupported global" in words or "Unsupported class" in words:
+            objects = words.partition("GLOBAL ")[2].partition(" was not")[0] or "objects"
+            raise UserError(
+                f"{file}: holds {objects} beside the tensors, which is never unpickled; write a "
+                "file with the tensors alone (torch.save or safetensors), and its SHA-256 into the "
+                "protocol"
+            ) from None
+        start = file.read_bytes()[:64].lstrip().lower()
+        kind = "damaged, or no file of weights"
+        kind = (
+            "a web page, no file of weights" if start.startswith((b"<!doctype", b"<html")) else kind
+        )
+        kind = kind if start else "empty"
+        raise UserError(f"{file}: {kind}; fetch it again ({words[:100]})") from None
+    if isinstance(content, Mapping):
+        inner = content.get("state_dict", content.get("model", content))
+        if isinstance(inner, Mapping) and inner:
+            return dict(clean_state_dict(inner))
+    raise UserError(
+        f"{file}: holds a {type(content).__name__} without tensors by name, no weights; fetch the "
+        "weights (a state dict) and write their path as backbone.weights"
+    )
+
+
+def _instead(content: Mapping[str, object]) -> str:
+    """Where in a file the weights are, if they are not where they should be."""
+    nests = [key for key, value in content.items() if isinstance(value, Mapping) and value]
+    inside = content[nests[0]] if nests else content
+    starts = [key.removesuffix(KERNEL) for key in inside if str(key).endswith(f".{KERNEL}")]
+    words = [f"its weights lie under the key {nests[0]!r}"] if nests else []
+    words += [f"its names start with {starts[0]!r}"] if starts else []
+    if not words:
+        return ""
+    return f"{' and '.join(words)}: write a file without that, and its SHA-256 into the protocol"
 
 
 KERNEL, POSITIONS = "patch_embed.proj.weight", "pos_embed"
@@ -186,13 +251,57 @@ def fitted(state: Mapping[str, Tensor], vit: nn.Module, resize: str) -> dict[str
 
     Raises:
         ValueError: "converter" finds no patch kernel under the name it has with DINOv2.
+        UserError: a tensor of the release is not taken, a bias for instance.
     """
     if resize == "converter":
         state = converted(state, vit)
     # timm's own translation, which resizes what still has another size.
-    state = sys.modules[type(vit).__module__].checkpoint_filter_fn(dict(state), vit)
+    translate = sys.modules[type(vit).__module__].checkpoint_filter_fn
+    given = {name: _traced(name, value) for name, value in state.items()}
+    with redirect_stdout(io.StringIO()):  # it prints
+        state = translate(dict(given), vit)
+    _require_taken(given, state, vit)
+    state = {name: value.detach() for name, value in state.items()}
     classifier = f"{vit.pretrained_cfg['classifier']}."
     return {key: value for key, value in state.items() if not key.startswith(classifier)}
+
+
+def _traced(name: str, value: object) -> object:
+    """A tensor that records what is made of it; timm resizes tables of positions with numpy."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    return value.detach().requires_grad_(not name.endswith("relative_position_bias_table"))
+
+
+def _require_taken(
+    given: Mapping[str, object], taken: Mapping[str, Tensor], vit: nn.Module
+) -> None:
+    """What a release has in the modules of the backbone must reach it, but for zeros.
+
+    Raises:
+        UserError: a tensor, or a part of a bias, would be dropped.
+    """
+    leaves = {name: value for name, value in given.items() if getattr(value, "requires_grad", 0)}
+    sums = [value.float().sum() for value in taken.values() if value.requires_grad]
+    found = torch.autograd.grad(sums, list(leaves.values()), allow_unused=True) if sums else []
+    reach = dict(zip(leaves, found, strict=True)) if sums else {}
+    used = [name for name, gradient in reach.items() if gradient is not None]
+    owners = {name.rpartition(".")[0] for name in used}
+    above = {owner[:end] for owner in owners for end, c in enumerate(owner) if c == "."} | owners
+    for name, gradient in reach.items():
+        value = leaves[name].detach()
+        if (mask := given.get(f"{name}_mask")) is not None:  # DINOv3 zeroes the biases of the keys
+            value = value * mask.nan_to_num()
+        if gradient is not None:
+            lost = value.ndim == 1 and value[gradient == 0].any()
+        else:
+            lost = name.rpartition(".")[0] in above and value.any()
+        if lost and not name.endswith(_LEFT_OUT):
+            raise UserError(
+                f"{name} would be dropped: {type(vit).__name__} with these "
+                "arguments has no place for it; choose the model that has (backbone.name, "
+                "backbone.args; DINOv3 with biases: ..._qkvb)"
+            )
 
 
 def converted(state: Mapping[str, Tensor], vit: nn.Module) -> dict[str, Tensor]:

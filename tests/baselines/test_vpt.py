@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from baselines.vpt import VPT
-from soma import adapt
+from soma import NotApplicable, adapt
 
 Build = Callable[..., nn.Module]
 COUNT = 3
@@ -102,3 +102,15 @@ def test_rotary_positions_skip_the_prompts(deep: bool) -> None:
 def test_fields_are_checked(fields: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(fields))):
         VPT(**fields)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_relative_position_biases_are_refused(shared: bool) -> None:
+    """BEiT: one table for all blocks, or one in each."""
+    args = {"use_shared_rel_pos_bias": shared, "use_rel_pos_bias": not shared}
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    vit = timm.create_model("beit_base_patch16_224", num_classes=0, **sizes, **args)
+    before = str(vit)
+    with pytest.raises(NotApplicable, match="a position bias for each pair of tokens"):
+        adapt(VPT(prompts=2), vit)
+    assert str(vit) == before

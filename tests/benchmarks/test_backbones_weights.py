@@ -138,10 +138,108 @@ def test_the_converter_wants_the_names_it_knows(tmp_path: Path) -> None:
         load_backbone(stored(state, tmp_path / "clip.pth"))
 
 
-@pytest.mark.parametrize("content", [Path("x"), nn.Linear(1, 1), 7, {}])
-def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> None:
-    with pytest.raises(UserError, match="does not hold the weights of"):
-        load_backbone(stored(content, tmp_path / "other.pth"))
+PREFIXED = {f"backbone.{key}": value for key, value in released().items()}
+NAN = {"blocks.0.mlp.fc1.weight": torch.full((96, 24), torch.nan)}
+FETCH = "fetch it again"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            Path("x"),
+            "holds pathlib.PosixPath beside the tensors, which is never unpickled; write a",
+        ),
+        (nn.Linear(1, 1), "holds torch.nn.modules.linear.Linear beside the tensors"),
+        (released() | {"acc": np.float64(0.7)}, r"holds numpy.*scalar beside the tensors"),
+        (7, "holds a int without tensors by name, no weights"),
+        ({}, "holds a dict without tensors by name, no weights"),
+        ({"teacher": released()}, "its weights lie under the key 'teacher': write a file without"),
+        (
+            {"teacher": PREFIXED},
+            "under the key 'teacher' and its names start with 'backbone.': wri",
+        ),
+        ({"state_dict": PREFIXED, "meta": {}}, r"\); its names start with 'backbone\.': write a"),
+        (released() | NAN, r"blocks\.0\.mlp\.fc1\.weight is not finite .*; fetch the file again"),
+        (b"<!DOCTYPE html>quota exceeded", f"a web page, no file of weights; {FETCH}"),
+        (b"\n <HTML><body>log in", f"a web page, no file of weights; {FETCH}"),
+        (b"", f"empty; {FETCH}"),
+        (b"\x80\x02half", f"damaged, or no file of weights; {FETCH}"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_the_way_out_is_that_of_the_fault(tmp_path: Path, content, words, ending) -> None:
+    file = tmp_path / f"other.{ending}"
+    spec = stored(released(), file)
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif ending == "safetensors":
+        return
+    else:
+        torch.save(content, file)
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    with pytest.raises(UserError, match=words) as caught:
+        load_backbone(spec.model_copy(update={"sha256": sha256}))
+    assert str(caught.value).startswith(f"{file}: ")
+    assert len(str(caught.value)) < 700
+
+
+DINOV3 = "vit_small_patch16_dinov3"
+
+
+def dinov3(name: str, *, bias: float | None = None, mask: bool = False) -> dict[str, Tensor]:
+    """Random weights under the names of the DINOv3 release."""
+    torch.manual_seed(0)
+    state = {}
+    for key, value in timm.create_model(name, num_classes=0, **SMALL).state_dict().items():
+        if not key.endswith(("q_bias", "v_bias")):
+            key = key.replace("gamma_1", "ls1.gamma").replace("gamma_2", "ls2.gamma")
+            state[key.replace("reg_token", "storage_tokens")] = torch.randn_like(value)
+    extra = {"mask_token": 24, "rope_embed.periods": 3, "local_cls_norm.weight": 24}
+    state |= {key: torch.ones(count) for key, count in extra.items()}
+    for block in range(2) if bias is not None else ():
+        state[f"blocks.{block}.attn.qkv.bias"] = torch.full((72,), bias)
+        if mask:
+            keys = torch.cat([torch.ones(24), torch.zeros(24), torch.ones(24)])
+            state[f"blocks.{block}.attn.qkv.bias_mask"] = keys
+    return state
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "dropped"),
+    [
+        (DINOV3, {}, False),
+        (DINOV3, {"bias": 0.0}, False),  # as the small releases have it
+        (DINOV3, {"bias": 0.5, "mask": True}, True),
+        (f"{DINOV3}_qkvb", {"bias": 0.5, "mask": True}, False),
+        (f"{DINOV3}_qkvb", {"bias": 0.5}, True),  # those of the keys
+    ],
+)
+def test_no_bias_of_a_release_is_dropped(tmp_path: Path, name, given, dropped, capfd) -> None:
+    spec = stored(dinov3(name, **given), tmp_path / "dinov3.pth", name=name, resize="timm")
+    spec = spec.model_copy(update={"args": SMALL})
+    if not dropped:
+        vit = load_backbone(spec)
+        if name != DINOV3:
+            assert vit.blocks[1].attn.qkv.v.bias.eq(0.5).all()
+    else:
+        line = r"dinov3\.pth: blocks\.0\.attn\.qkv\.bias would be dropped: .*choose the model"
+        with pytest.raises(UserError, match=line):
+            load_backbone(spec)
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("size", [224, 112])
+@pytest.mark.parametrize(
+    "name", ["beit_base_patch16_224", "eva02_tiny_patch14_224", "vit_base_patch16_clip_224"]
+)
+def test_other_releases_are_taken_whole(tmp_path: Path, name: str, size: int) -> None:
+    vit = timm.create_model(name, num_classes=0, **SMALL)
+    state = {key: value + 0.1 for key, value in vit.state_dict().items()}
+    spec = stored(state, tmp_path / "weights.pth", name=name, resize="timm")
+    args = {**SMALL, "img_size": size}
+    got = loaded(spec.model_copy(update={"args": args}))
+    assert torch.equal(got["blocks.1.mlp.fc1.bias"], state["blocks.1.mlp.fc1.bias"])
 
 
 class Hub:
@@ -184,13 +282,27 @@ def test_weights_without_a_stated_hash_have_one_in_the_record(
     assert fingerprint(spec) == {BACKBONE: file.sha256}
     assert load_backbone(spec).weights_sha256 == file.sha256
     protocol = load_protocol("mini_gtav").model_copy(update={"backbone": spec})
-    monkeypatch.setattr(Card, "fingerprint", lambda *_: "1")
-    monkeypatch.setattr(Card, "listing", lambda *_: None)
+    monkeypatch.setattr(Card, "fingerprint", lambda *_, **__: "1")
+    monkeypatch.setattr(Card, "listing", lambda *_, **__: None)
+    monkeypatch.setattr(Card, "home", lambda *_, **__: Path())
     data = cell_fingerprints(protocol, Path())
     assert data["gtav"] == "1"
     assert data[BACKBONE] == file.sha256
     cell = make_cell(protocol, "freeze", seed=0, data=data)
     assert cell.record("failed").cell["data"][BACKBONE] == file.sha256
+
+
+def test_images_of_one_size_only() -> None:
+    """timm's BEiT and SAM know no `dynamic_img_size`, which nobody asks for here."""
+    small = {**SMALL, "img_size": 32, "patch_size": 8}
+    windows = {"window_size": 2, "global_attn_indexes": (1,), "neck_chans": 24}
+    for name, args in (("beit_base_patch16_224", small), ("samvit_base_patch16", small | windows)):
+        vit = load_backbone(Backbone(name=name, args=args, weights="random", features=(0, 1)))
+        assert vit.forward_features(torch.randn(1, 3, 32, 32)).isfinite().all()
+    asked = {**small, "dynamic_img_size": True}
+    spec = Backbone(name="beit_base_patch16_224", args=asked, weights="random", features=(0,))
+    with pytest.raises(UserError, match=r"timm cannot build it .*dynamic_img_size"):
+        load_backbone(spec)
 
 
 def test_no_network(hub: Hub) -> None:
