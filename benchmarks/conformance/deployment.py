@@ -61,7 +61,12 @@ def pickling(test: MethodUnderTest) -> str:
 
 
 def modes(test: MethodUnderTest) -> str:
-    """`train` and `eval` return the backbone, reach every module, and change nothing else."""
+    """`train` and `eval` return the backbone, reach every module, and change nothing else.
+
+    New modules are in the mode of the backbone, which is `eval` where an adapter is loaded.
+    """
+    if deaf := [name for name, module in test.untrained[1].named_modules() if module.training]:
+        raise Broken(f"put on a backbone in eval mode, {some(deaf)} are in training mode")
     _, vit = test.example
     before, learning, expected = snapshot(vit), set(learners(vit)), test.features(vit)
     for mode in (True, False):
@@ -116,7 +121,7 @@ def _fold_anew(test: MethodUnderTest) -> str:
     placed, vit = test.adapted()
     if placed.exact_start:
         require_close("the start", test.features(vit), test.start, FOLD)
-    nudge(vit)
+    nudge(vit, 0.03)
     twin = _folded(test, placed, vit)
     _require_plain(twin, test.plain())
     return require_close("the output", test.features(twin), test.features(vit), FOLD)

@@ -273,11 +273,11 @@ def require_learners(vit: nn.Module) -> dict[str, nn.Parameter]:
 
 
 @torch.no_grad()
-def nudge(vit: nn.Module) -> None:
-    """Move what learns, or everything where nothing does."""
+def nudge(vit: nn.Module, size: float = 0.1) -> None:
+    """Move what learns, or everything where nothing does, by noise of this standard deviation."""
     torch.manual_seed(17)
     for parameter in (learners(vit) or dict(vit.named_parameters())).values():
-        parameter.add_(0.1 * torch.randn_like(parameter))
+        parameter.add_(size * torch.randn_like(parameter))
 
 
 def snapshot(vit: nn.Module) -> dict[str, Tensor]:

@@ -332,6 +332,16 @@ class ShrinksInEval(Hooked):
     extra = Shrunk
 
 
+@wrong("train() and eval()")
+class LeavesTrainingModeOn(Hooked):
+    """New modules as PyTorch makes them, on a backbone in eval mode."""
+
+    def attach(self, vit: nn.Module) -> None:
+        super().attach(vit)
+        for place in self.places(vit):
+            place.extra.train()
+
+
 # The seed decides what is drawn, and nothing else.
 
 
