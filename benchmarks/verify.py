@@ -1,4 +1,7 @@
-"""Is a data set complete, readable and the one we mean? Files are read just as a run reads them."""
+"""Is a data set complete, readable and the one we mean, and a record what its run left?
+
+Files are read just as a run reads them.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,20 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.data import Dataset
 
-from benchmarks.data.cards import Card
+from benchmarks.data.cards import Card, load_card
 from benchmarks.data.files import Absent, Pair
 from benchmarks.data.loading import loaded
+from benchmarks.detection import metrics
 from benchmarks.detection import reading as detection
+from benchmarks.detection.predictions import read
 from benchmarks.errors import UserError
+from benchmarks.protocol import Domain
+from benchmarks.record import Record
+from benchmarks.report.records import check_metrics, check_scores
 from benchmarks.segmentation import data as segmentation
+from benchmarks.tasks import PROTOCOLS
 from benchmarks.worlds.worlds import MANIFEST
+from benchmarks.yaml_files import validate
 
 
 @dataclass(frozen=True)
@@ -148,6 +158,59 @@ def verify(
             )
             faults[line] = ""
     return Report(list(faults), summaries, absent, len(findings), seconds, faults)
+
+
+def verify_record(path: Path, root: Path) -> list[str]:
+    """Score again what is kept beside a record, and compare.
+
+    Args:
+        path: of the record, with its .npz or its detections beside it.
+        root: the data root; detections are scored against the boxes there.
+
+    Returns:
+        The domains that were scored again.
+
+    Raises:
+        UserError: the record was edited, or its scores are not those of what is kept; nothing is
+            kept; the data are not those of the record.
+    """
+    record = Record.load(path)
+    try:
+        record.check()
+        check_scores(record, path)
+        if record.cell["protocol"]["task"] == "segmentation":
+            arrays = path.with_suffix(".npz")
+            again = list(np.load(arrays)) if arrays.is_file() else []
+        else:
+            again = _detections_again(record, path, root)
+    except ValueError as error:
+        raise UserError(
+            f"{path}: not as its run left it: {error}; delete it and run its cell again"
+        ) from None
+    if not again:
+        raise UserError(f"{path}: nothing is kept beside it to score again; run its cell again")
+    return again
+
+
+def _detections_again(record: Record, path: Path, root: Path) -> list[str]:
+    last = max(record.evaluations, key=lambda evaluation: evaluation.iteration, default=None)
+    fields = PROTOCOLS["detection"].roles.values()
+    specs = [spec for field in fields for spec in record.cell["protocol"].get(field, ())]
+    again = []
+    for domain in (validate(Domain, spec, str(path)) for spec in specs):
+        name, card = domain.domain, load_card(domain.card, "boxes")
+        kept = path.with_suffix(f".{name}.json.gz")
+        if last is None or not kept.is_file():
+            continue
+        if card.fingerprint(root, domain.split, exclude=domain.exclude) != record.data[name]:
+            raise UserError(f"{root}: {name} is not the data that {path} was made from")
+        pairs = detection.evaluation_pairs(domain, root)
+        detections = read(kept, [pair.name for pair in pairs], len(card.classes))
+        truth = [detection.read_objects(pair, card) for pair in pairs]
+        scores = metrics.scores(truth, detections, card.classes)
+        check_metrics(name, last.domains[name], scores, f"the detections in {kept.name}")
+        again.append(name)
+    return again
 
 
 def _rendered(root: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The command `verify`: is a data set complete, sound and the one we mean?"""
+"""The command `verify`: is a data set the one we mean, and a record what its run left?"""
 
 import json
 import sys
@@ -20,7 +20,7 @@ SHOWN = 10  # faults
 
 
 def verify(
-    card: Annotated[str, typer.Argument(help="A data set; `list datasets` names them.")],
+    card: Annotated[str, typer.Argument(help="A data set (`list datasets`), or a record.json.")],
     root: Annotated[Path, typer.Option(help="Data root: the folder of all data sets.")],
     split: Annotated[list[str], typer.Option(help="Default: all; repeatable.")] = [],  # noqa: B006
     workers: Annotated[int, typer.Option(min=0, help="Processes that read.")] = 2,
@@ -39,11 +39,17 @@ def verify(
 
     The fingerprints are those of records. Exit code 2 if there are faults, which --write-faults
     lists; nothing else is written then.
+
+    A record in place of CARD: what is kept beside it is scored again, and compared with it.
     """
     from benchmarks import verify as verification
     from benchmarks.data.cards import load_card
     from benchmarks.data.files import excluded
 
+    if card.endswith(".json"):
+        again = verification.verify_record(Path(card), root)
+        print(f"{card}: scored again as its run did: {', '.join(again)}")
+        return
     found = load_card(card)
     splits = tuple(dict.fromkeys(split or found.splits))
     try:

@@ -1,12 +1,14 @@
 """Records as tables read them: all below a folder, none twice, none that was edited."""
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.errors import UserError
-from benchmarks.record import Record
+from benchmarks.record import Record, Score
 from benchmarks.segmentation.metrics import summary
 from benchmarks.tasks import PROTOCOLS
 
@@ -69,11 +71,18 @@ def check_scores(record: Record, path: Path) -> None:
         score = last.domains[name]
         if score.images != len(matrix):
             raise ValueError(f"{name}: {score.images} images, {arrays.name} has {len(matrix)}")
-        for metric, value in summary(matrix.sum(0)).items():
-            if not np.allclose(
-                _numbers(value), _numbers(score.metrics.get(metric)), equal_nan=True
-            ):
-                raise ValueError(f"{name}: {metric} is not that of the matrices in {arrays.name}")
+        check_metrics(name, score, summary(matrix.sum(0)), f"the matrices in {arrays.name}")
+
+
+def check_metrics(name: str, score: Score, again: Mapping[str, Any], where: str) -> None:
+    """Refuse a score of the domain `name` that is not what scoring `where` again gives.
+
+    Raises:
+        ValueError: a metric differs.
+    """
+    for metric, value in again.items():
+        if not np.allclose(_numbers(value), _numbers(score.metrics.get(metric)), equal_nan=True):
+            raise ValueError(f"{name}: {metric} is not that of {where}")
 
 
 def _numbers(value: float | list[float | None] | None) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The detection task in the suite's runner: records, resume, engines, evaluation."""
 
+import dataclasses
 import importlib.util
 import json
 import shutil
@@ -14,6 +15,7 @@ from tiny_voc import write_domain
 from toy_task import RANK_2, RECIPE, files, numbers
 
 from benchmarks import run
+from benchmarks.__main__ import main
 from benchmarks.cell import fingerprints, make_cell, protocol_semantics
 from benchmarks.data.cards import load_card
 from benchmarks.detection import engines, predictions, task
@@ -282,3 +284,35 @@ def test_a_scored_file_without_its_end_is_met_before_training(end, worlds, tmp_p
     file.write_bytes(file.read_bytes()[: -len(end) - 200])
     with pytest.raises(UserError, match=file.name):
         task.check_data(protocol(), root)
+
+
+@pytest.mark.parametrize("edit", ["nothing", "score", "detections", "data"])
+def test_a_record_is_verified_by_scoring_its_detections_again(edit, worlds, tmp_path, capsys):
+    root = tmp_path / "worlds"
+    shutil.copytree(worlds, root)
+    cell = dataclasses.replace(cell_of(), data=fingerprints(cell_of().protocol, root))
+    run.run_cell(cell, tmp_path / "out", root)
+    path = tmp_path / "out" / cell.path
+    kept = path.with_suffix(".night.json.gz")
+    if edit == "score":
+        content = json.loads(path.read_text())
+        content["evaluations"][-1]["domains"]["night"]["metrics"]["AP"] += 1
+        path.write_text(json.dumps(content))
+    elif edit == "detections":
+        samples = list(evaluation_samples(cell.protocol, root, cell.protocol.targets[0]))
+        truth = [sample["objects"] for sample in samples]
+        perfect = [Detections(each.boxes, np.ones(len(each)), each.labels) for each in truth]
+        predictions.write(kept, [sample["name"] for sample in samples], perfect)
+    elif edit == "data":
+        write_domain(root, "night_clear", 3, size=(44, 64), seed=2)
+    code = main(["verify", str(path), "--root", str(root)])
+    said = capsys.readouterr()
+    if edit == "nothing":
+        assert (code, said.err) == (0, "")
+        assert "scored again as its run did: day_held_out, day, night" in said.out
+    else:
+        assert code == 2
+        assert said.err.count("\n") == 1
+        wrong = "is not the data" if edit == "data" else "is not that of the detections"
+        assert f"night{'' if edit == 'data' else ':'} " in said.err
+        assert wrong in said.err
