@@ -8,7 +8,7 @@ would not do: its signs, and its basis where singular values repeat, depend on l
 import json
 import os
 import tempfile
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ def adapter_state(vit: nn.Module) -> dict[str, Tensor]:
 
     A tensor that several layers share (VeRA's random matrices) is there once, under the first name.
     """
-    frozen = {name for name, p in vit.named_parameters() if not p.requires_grad}
+    every = vit.named_parameters(remove_duplicate=False)
+    frozen = {name for name, parameter in every if not parameter.requires_grad}
     left_out = frozen | head_names(vit)
     state, seen = {}, set[Hashable]()
     for name, value in vit.state_dict().items():
@@ -81,22 +82,35 @@ def save_adapter(
         "content": fingerprint(everything),
         "tensors": sorted(tensors),
     }
-    # One entry: safetensors writes several in another order each time.
     write_tensors(Path(path), everything, {"adapter": json.dumps(about)})
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file, whole or not at all."""
+    """Write a safetensors file, whole or not at all; equal content gives equal bytes.
+
+    `metadata` has one entry at most: safetensors writes several in another order each time.
+    """
+    apart, storages = {}, set[int]()
+    for name, value in tensors.items():
+        value = value.detach().contiguous()
+        place = value.untyped_storage().data_ptr()
+        apart[name] = value.clone() if place in storages else value  # safetensors refuses views
+        storages.add(place)
+    write_whole(path, lambda temporary: save_file(apart, temporary, metadata=metadata))
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Make the file `path` by `write`, which gets the path of a temporary one beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
+    temporary = Path(name)
     try:
-        contiguous = {name: value.contiguous() for name, value in tensors.items()}
-        save_file(contiguous, temporary, metadata=metadata)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        write(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_adapter(method: Method, vit: nn.Module, path: str | Path) -> Method:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from soma.adopt import low_rank_layer
 from soma.backbone import SplitQKV, linear_of, merge_qkv, replace_module
-from soma.checkpoint import write_tensors
+from soma.checkpoint import write_tensors, write_whole
 from soma.low_rank import NORM_FLOOR, LowRankLinear
 from soma.method import Method
 
@@ -55,7 +55,7 @@ def export_peft(vit: nn.Module, plain: Mapping[str, Tensor], folder: str | Path)
     folder = Path(folder)
     write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+    write_whole(folder / "adapter_config.json", lambda file: file.write_text(text, "utf-8"))
 
 
 def export_folded(method: Method, vit: nn.Module, path: str | Path) -> None:

@@ -2,6 +2,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 
-from soma import AdapterError, SoMA, adapt, load_adapter, save_adapter
+from soma import AdapterError, Method, SoMA, adapt, load_adapter, save_adapter
 from soma import initialise as soma_initialise
 
 Build = Callable[..., nn.Module]
@@ -245,3 +246,61 @@ def test_a_failed_write_leaves_the_old_file(
         save_adapter(vit, path, method)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["adapter.safetensors"]
+
+
+def test_equal_content_is_equal_in_bytes_and_readable_by_all(
+    trained, small_vit: Build, tmp_path: Path
+) -> None:
+    method, vit = trained
+    again = small_vit()
+    save_adapter(vit, tmp_path / "0.safetensors", extra={"b": torch.ones(2), "a": torch.ones(3)})
+    load_adapter(method, again, tmp_path / "0.safetensors")
+    for number in range(1, 9):
+        other = {"a": torch.ones(3), "b": torch.ones(2)}
+        save_adapter(again, tmp_path / f"{number}.safetensors", extra=other)
+    files = list(tmp_path.iterdir())
+    assert len(files) == 9
+    assert len({path.read_bytes() for path in files}) == 1
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o644}
+
+
+class Shares(nn.Module):
+    def __init__(self, bank: torch.Tensor, part: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("bank", bank)
+        self.register_buffer("part", part)
+        self.gain = nn.Parameter(torch.zeros(()))
+
+    def add(self, block: nn.Module, args: tuple, y: torch.Tensor) -> torch.Tensor:
+        return y + self.gain * (self.bank.sum() + self.part.sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bank(Method):
+    """Frozen tensors that all blocks share, and a view into one of them."""
+
+    source: ClassVar[str] = "test"
+
+    def attach(self, vit: nn.Module) -> None:
+        bank = torch.randn(6, 4)
+        for block in vit.blocks:
+            block.shares = Shares(bank, bank[:3]).train(block.training)
+            block.register_forward_hook(block.shares.add)
+
+
+def test_frozen_tensors_that_layers_share_can_be_saved(
+    small_vit: Build, images, tmp_path: Path
+) -> None:
+    vit, fresh = small_vit(), small_vit()
+    for backbone in (vit, fresh):  # pretrained weights that are tied are no part of an adapter
+        backbone.blocks[1].norm1.weight = backbone.blocks[0].norm1.weight
+    torch.manual_seed(1)
+    method = adapt(Bank(), vit)
+    for block in vit.blocks:
+        block.shares.gain.data += 0.3
+    save_adapter(vit, tmp_path / "adapter.safetensors")
+    with safe_open(str(tmp_path / "adapter.safetensors"), framework="pt") as file:
+        assert not [name for name in file.keys() if "norm" in name]  # noqa: SIM118
+    torch.manual_seed(2)
+    load_adapter(method, fresh, tmp_path / "adapter.safetensors")
+    assert torch.equal(fresh(images), vit(images))
