@@ -99,9 +99,9 @@ def load_protocol(name: str | Path) -> Protocol:
         if "extends" in base:
             raise UserError(f"{path}: extends: the base extends another file; one level is allowed")
         data = yaml_files.merge(base, data)
-    task = data.get("task", "segmentation")
+    task = str(data.get("task", "segmentation"))
     if task not in PROTOCOLS:
-        raise UserError(f"{path}: task: no such task {task!r}{closest(str(task), PROTOCOLS)}")
+        raise UserError(f"{path}: task: no such task {task!r}{closest(task, PROTOCOLS)}")
     protocol = yaml_files.validate(PROTOCOLS[task], data, str(path))
     if protocol.name != path.stem:
         raise UserError(f"{path}: name: {protocol.name!r} differs from the file's name; use one")

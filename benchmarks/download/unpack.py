@@ -241,6 +241,8 @@ def place(unpacked: Path, home: Path, archive: Archive, note: Path) -> int:
 def _wanted(inside: Path, archive: Archive) -> PurePosixPath | None:
     """Where a file of the archive belongs below `into`; None if it does not."""
     path = PurePosixPath(inside)
+    if "__MACOSX" in path.parts or path.name.startswith("._"):  # what macOS knows of other files
+        return None
     if archive.strip and path.parts[0] == archive.strip:
         path = path.relative_to(archive.strip)
     if archive.only and not any(fnmatchcase(str(path), pattern) for pattern in archive.only):

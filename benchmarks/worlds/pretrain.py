@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import math
 import time
+from errno import EISDIR
 from pathlib import Path
 
 import cv2
@@ -152,6 +153,8 @@ def pretrain(
         UserError: nothing can be written there.
     """
     try:
+        if out.is_dir():
+            raise IsADirectoryError(EISDIR, "is a folder")
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.with_suffix(".partial").open("wb"):
             pass

@@ -1,7 +1,10 @@
 """Text from outside: plain values within bounds, or one line at once, from every command."""
 
+import copy
 import json
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,9 @@ from toy_records import DATA
 
 from benchmarks import yaml_files
 from benchmarks.__main__ import main
+from benchmarks.cell import make_cell
 from benchmarks.errors import UserError
+from benchmarks.tasks import load_protocol
 
 SECONDS = 5.0  # PyYAML reads the longest text that is allowed in 3
 
@@ -155,6 +160,32 @@ def test_extends_in_a_circle_is_one_line(tmp_path: Path, capfd: pytest.CaptureFi
     for name in ("a", "own"):
         assert main(["run", str(tmp_path / f"{name}.yaml"), "lora"]) == 2
         assert "the base extends another file; one level is allowed" in capfd.readouterr().err
+
+
+def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
+    """Paths of keys and indices to everything inside a value, and to itself."""
+    yield path
+    keys = value if isinstance(value, dict) else range(len(value) if isinstance(value, list) else 0)
+    for key in keys:
+        yield from places(value[key], (*path, key))
+
+
+@pytest.mark.parametrize("odd", [None, [], {"a": 1}, [{}], -1, 1e300, "../..", "x" * 3000])
+def test_a_value_of_another_kind_anywhere_in_a_protocol_is_one_line_or_a_protocol(
+    odd: Any, tmp_path: Path
+) -> None:
+    whole = yaml_files.read(DATA / "toy.yaml")
+    file = tmp_path / "toy.yaml"
+    for place in places(whole):
+        changed = copy.deepcopy(whole)
+        inner = changed
+        for key in place[:-1]:
+            inner = inner[key]
+        if place:
+            inner[place[-1]] = odd
+        file.write_text(json.dumps(changed if place else odd))
+        with suppress(UserError):  # any other error fails
+            make_cell(load_protocol(file), "lora", seed=0)
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "x" * 5000 + ".yaml"])

@@ -37,6 +37,11 @@ def test_only_what_belongs_to_the_data_set_is_placed(tmp_path: Path) -> None:
     assert placed(tmp_path, files, only=("gtFine/*",), into="labels") == expected
 
 
+def test_what_macos_adds_to_an_archive_stays_out(tmp_path: Path) -> None:
+    files = {"a": b"1", "._a": b"2", "__MACOSX/._a": b"3"}
+    assert placed(tmp_path, files) == {"a": b"1"}
+
+
 def test_an_archive_without_what_is_wanted_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.zip: holds no gtFine/\*"):
         placed(tmp_path, {"README": b"2"}, only=("gtFine/*",))
