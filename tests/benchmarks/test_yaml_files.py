@@ -18,7 +18,7 @@ from benchmarks.cell import make_cell
 from benchmarks.errors import UserError
 from benchmarks.tasks import load_protocol
 
-SECONDS = 5.0  # PyYAML reads the longest text that is allowed in 3
+SECONDS = 10.0  # of processor time; PyYAML reads the longest text that is allowed in 3
 
 
 def aliases(levels: int) -> str:
@@ -63,19 +63,19 @@ TEXTS = {
 @pytest.mark.parametrize("kind", TEXTS)
 def test_text_that_cannot_be_meant_is_one_line_at_once(kind: str) -> None:
     text, expected = TEXTS[kind]
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(UserError) as caught:
         yaml_files.parse(text, "here")
-    assert time.monotonic() - start < SECONDS
+    assert time.process_time() - start < SECONDS
     assert expected in str(caught.value)
     assert str(caught.value).startswith("here: ")
     assert len(str(caught.value)) < 250
 
 
 def test_longest_text_is_read_in_seconds() -> None:
-    start = time.monotonic()
+    start = time.process_time()
     assert len(yaml_files.parse("[" + "1," * 99_000 + "]", "here")) == 99_000
-    assert time.monotonic() - start < SECONDS
+    assert time.process_time() - start < SECONDS
 
 
 @pytest.mark.parametrize(
@@ -120,9 +120,9 @@ def test_every_command_reads_text_from_outside_the_same_way(
         "set-method": ["run", str(DATA / "toy.yaml"), "lora", "--set", f"method.alpha={text}"],
         "set-recipe": ["run", str(DATA / "toy.yaml"), "lora", "--set", f"recipe.lr={text}"],
     }[command]
-    start = time.monotonic()
+    start = time.process_time()
     assert main(argv) == 2
-    assert time.monotonic() - start < SECONDS
+    assert time.process_time() - start < SECONDS
     out, err = capfd.readouterr()
     assert out == ""
     assert err.startswith("error: ")
