@@ -27,6 +27,9 @@ def tune(
     rates: Annotated[str, typer.Option(help="Learning rates of the backbone.")] = DEFAULT_RATES,
     decays: Annotated[str, typer.Option(help="Weight decays; default: the protocol's.")] = "",
     seed: Annotated[int, typer.Option(help="Of all trials; none of the protocol's.")] = 100,
+    settings: Annotated[
+        list[str], typer.Option("--set", help="data.DOMAIN.exclude=NAMES; repeatable.")
+    ] = [],  # noqa: B006 - typer copies it
     workers: Annotated[int, typer.Option(min=1, help="Trials side by side.")] = 2,
     device: Device = "cpu",
     data_root: DataRoot = None,
@@ -40,10 +43,15 @@ def tune(
     Trials that have a record are not run again. The summary keeps the rows of other methods.
     """
     from benchmarks import tuning
-    from benchmarks.cell import prepare
+    from benchmarks.cell import parse_changes, prepare
 
+    changes = parse_changes(settings)
+    if changes["recipe"] or changes["method"]:
+        raise UserError("--set of tune takes data.DOMAIN.exclude=NAMES; recipes are what it tries")
     seed = arguments.checked_seed(seed)
     whole = load_protocol(protocol)
+    for domain, names in changes["data"].items():
+        whole = whole.excluding(domain, names)
     held_out = tuning.source_only(whole)
     grid = arguments.reals(rates, "--rates"), arguments.reals(decays, "--decays")
     asked = dict.fromkeys(arguments.names(methods))

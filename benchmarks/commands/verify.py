@@ -59,11 +59,11 @@ def verify(
         raise UserError(f"{error.filename}: {error.strerror}; is this the data root?") from None
     pace = report.images / report.seconds
     print(f"{report.images} images in {report.seconds:.1f} s, {pace:.0f} images/s", file=sys.stderr)
+    for fault in report.faults[:SHOWN]:
+        print(f"fault: {fault}", file=sys.stderr)
     if write_faults:
         _write_faults(write_faults, report)
     if report.faults:
-        for fault in report.faults[:SHOWN]:
-            print(f"fault: {fault}", file=sys.stderr)
         count, shown = len(report.faults), min(len(report.faults), SHOWN)
         where = f"{write_faults} has all" if write_faults else "--write-faults FILE lists all"
         raise UserError(

@@ -165,6 +165,25 @@ def test_trials_of_the_written_source_protocols_stay_theirs(name, monkeypatch) -
     assert (derived.digest, derived.path) == (written.digest, written.path)
 
 
+def test_images_left_out_of_a_source_are_left_out_of_its_trials(toy, monkeypatch) -> None:
+    read = []
+
+    def fingerprints(protocol, data_root):
+        read.extend((*protocol.source, *protocol.scored_domains))
+        return FINGERPRINTS
+
+    monkeypatch.setattr("benchmarks.cell.fingerprints", fingerprints)
+    assert tune(toy, "lora", "--set", "data.gtav.exclude=[a, b]") == 0
+    assert {domain.domain: domain.exclude for domain in read} == dict.fromkeys(
+        ("gtav", "gtav_held_out"), ("a", "b")
+    )
+
+
+def test_set_of_tune_is_of_the_data_alone(toy, capsys) -> None:
+    assert tune(toy, "lora", "--set", "recipe.lr=1") == 2
+    assert "--set of tune takes data.DOMAIN.exclude=NAMES" in capsys.readouterr().err
+
+
 def test_refuses_what_would_not_be_a_choice(toy, capsys) -> None:
     blind = toy_protocol().model_copy(update={"validation": ()})
     with pytest.raises(UserError, match="toy: no validation domain to choose on"):

@@ -116,7 +116,7 @@ def test_notes_on_what_a_split_holds(command: Command, tmp_path: Path) -> None:
         (["gtaw"], "unknown data set 'gtaw'; did you mean 'gtav'?"),
         (["bdd100k", "--split", "vall"], "bdd100k has no split 'vall'; did you mean 'val'?"),
         (["gtav"], "gtav: no such folder; GTAV (Playing for Data) is expected there"),
-        (["gtav", "--root", "a" * 300], "File name too long; is this the data root?"),
+        (["gtav", "--root", "a" * 300], "gtav: no such folder; GTAV"),
         (["gtav", "--workers", "-1"], "Invalid value for '--workers'"),
     ],
 )
