@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,55 @@ class _Collate:
 
 def _whole(sample: Any) -> Any:
     return sample
+
+
+KEPT_BYTES = 128 * 2**20  # of decoded files in one process, those used last
+LARGEST_KEPT = 2**20  # photographs would only push each other out
+
+
+class Kept:
+    """Decoded files that are read again, as long as nothing has changed them.
+
+    Rendered worlds fit whole, and are read in every epoch of every cell that a process trains.
+    """
+
+    def __init__(self, limit: int = KEPT_BYTES, largest: int = LARGEST_KEPT) -> None:
+        self.limit, self.largest, self.bytes = limit, largest, 0
+        self._entries: OrderedDict[Hashable, tuple[np.ndarray, ...]] = OrderedDict()
+
+    def __call__(
+        self,
+        files: tuple[Path, ...],
+        settings: Hashable,
+        read: Callable[[], tuple[np.ndarray, ...]],
+    ) -> tuple[np.ndarray, ...]:
+        """What `read` makes of the files, from memory if it is there; read-only where it is kept.
+
+        Args:
+            files: all that the result is read from.
+            settings: all else that decides the result.
+            read: what it raises is raised, and nothing is kept.
+        """
+        try:
+            stats = [file.stat() for file in files]
+        except OSError:
+            return read()  # says what is missing
+        state = tuple((s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in stats)
+        key = (files, state, settings)
+        if key in self._entries:
+            self._entries.move_to_end(key)
+            return self._entries[key]
+        arrays = read()
+        size = sum(array.nbytes for array in arrays)
+        if size <= self.largest:
+            for array in arrays:
+                array.setflags(write=False)
+            self._entries[key] = arrays
+            self.bytes += size
+        while self.bytes > self.limit:
+            _, oldest = self._entries.popitem(last=False)
+            self.bytes -= sum(array.nbytes for array in oldest)
+        return arrays
 
 
 _ENDS = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}

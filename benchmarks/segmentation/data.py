@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from benchmarks.data.cards import IGNORE, OUTSIDE, Card, load_card
 from benchmarks.data.files import Pair, evaluation_part, refuse_overlap, training_part
-from benchmarks.data.loading import Order, decoded, header_size, loaded
+from benchmarks.data.loading import Kept, Order, decoded, header_size, loaded
 from benchmarks.data.transforms import normalise, resize_to
 from benchmarks.distributed import WHOLE, Batch, Shard
 from benchmarks.errors import UserError
@@ -65,7 +65,7 @@ def check_data(protocol: Protocol, root: Path) -> None:
 def read_pair(
     pair: Pair, card: Card, halve: Literal["pixels", "jpeg"] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Image RGB uint8 (H, W, 3) and label uint8 (H, W) in trainIds.
+    """Image RGB uint8 (H, W, 3) and label uint8 (H, W) in trainIds, both read-only if small.
 
     Args:
         pair: the files.
@@ -76,6 +76,16 @@ def read_pair(
         UserError: unreadable or cut-off file, label that is not stored as the card says, label
             value outside the encoding, image and label of different size.
     """
+    encoding = card.label.encoding, card.label_table().tobytes()
+    return _KEPT((pair.image, pair.label), (encoding, halve), lambda: _read(pair, card, halve))
+
+
+_KEPT = Kept()
+
+
+def _read(
+    pair: Pair, card: Card, halve: Literal["pixels", "jpeg"] | None
+) -> tuple[np.ndarray, np.ndarray]:
     image = decoded(pair.image, convert="RGB")
     raw = label_values(pair.label, card)
     # One entry more: wide numbers are clipped to it.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.data.loading import decoded
+from benchmarks.data.loading import Kept, decoded
 from benchmarks.errors import UserError
 
 
@@ -51,3 +51,43 @@ def test_numbers_of_32_bits_are_no_picture(mode: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"wide\.tiff: cannot be decoded \(mode {mode}: 32-bit"):
         decoded(file, convert="RGB")
     assert decoded(file).mode == mode
+
+
+def test_kept_files_are_read_again_only_when_they_have_changed(tmp_path: Path) -> None:
+    file, reads = tmp_path / "a", []
+
+    def read() -> tuple[np.ndarray, ...]:
+        reads.append(file.read_bytes())
+        return (np.frombuffer(reads[-1], np.uint8).copy(),)
+
+    kept = Kept()
+    for content in (b"one", b"two", b"longer"):
+        file.write_bytes(content)
+        for _ in range(3):
+            (array,) = kept((file,), "rgb", read)
+            assert array.tobytes() == content
+    assert reads == [b"one", b"two", b"longer"]
+    with pytest.raises(ValueError, match="read-only"):
+        array[0] = 0
+    kept((file,), "half", read)  # other settings are another result
+    assert len(reads) == 4
+    file.unlink()
+    with pytest.raises(FileNotFoundError):
+        kept((file,), "rgb", read)
+
+
+def test_kept_files_stay_within_their_bounds(tmp_path: Path) -> None:
+    reads, kept = [], Kept(limit=100, largest=40)
+
+    def held(name: str, size: int) -> bool:
+        """Reads a file of `size` bytes; whether it was in memory."""
+        file, before = tmp_path / name, len(reads)
+        if not file.exists():
+            file.write_bytes(bytes(size))
+        kept((file,), None, lambda: (reads.append(name) or np.zeros(size, np.uint8),))
+        assert kept.bytes <= 100
+        return len(reads) == before
+
+    assert [held("large", 41), held("large", 41)] == [False, False]
+    assert [held(name, 30) for name in ("a", "b", "c", "a", "d")] == [False] * 3 + [True, False]
+    assert [held(name, 30) for name in ("c", "a", "d", "b")] == [True, True, True, False]

@@ -9,8 +9,10 @@ from PIL import Image
 from tiny_worlds import parts, tiny_protocol, write_label, write_rgb16, write_world
 
 from benchmarks.cell import fingerprints
+from benchmarks.data import loading
 from benchmarks.data.cards import load_card
 from benchmarks.data.files import Pair
+from benchmarks.data.loading import Kept
 from benchmarks.data.transforms import resize_to
 from benchmarks.errors import UserError
 from benchmarks.protocol import Domain
@@ -311,3 +313,26 @@ def test_halved_pair(tmp_path: Path) -> None:
     Image.fromarray(image).save(tmp_path / "halved.jpg")
     np.testing.assert_array_equal(through_jpeg, np.asarray(Image.open(tmp_path / "halved.jpg")))
     np.testing.assert_array_equal(same_label, read)
+
+
+def test_pairs_are_decoded_once_and_exactly_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_world(tmp_path, count=3)
+    protocol, decoded = tiny_protocol(), []
+
+    def counting(*arguments: Path, **options: str) -> Image.Image:
+        decoded.append(arguments)
+        return loading.decoded(*arguments, **options)
+
+    monkeypatch.setattr(data, "_KEPT", Kept())
+    monkeypatch.setattr(data, "decoded", counting)
+    batches = [list(data.batches(protocol, tmp_path, 0)) for _ in range(2)]
+    assert len(decoded) == 2 * 2  # image and label of two pairs, in 24 samples
+    monkeypatch.setattr(data, "_KEPT", Kept(limit=0))
+    batches.append(list(data.batches(protocol, tmp_path, 0)))
+    assert len(decoded) == 4 + 2 * 12
+    for first, *others in zip(*batches, strict=True):
+        for other in others:
+            for key, value in first.items():
+                assert torch.equal(value, other[key])

@@ -86,8 +86,17 @@ def test_predict_resizes_scores_not_classes(shape: tuple[int, int]) -> None:
     torch.testing.assert_close(predict(scores, shape), whole.argmax(0))
 
 
-def test_predict_takes_the_first_of_equals() -> None:
-    assert not predict(torch.ones(19, 4, 4), (8, 8)).any()
+@pytest.mark.parametrize("shape", [(4, 4), (8, 8)])
+def test_predict_takes_the_first_of_equals(shape: tuple[int, int]) -> None:
+    scores = torch.ones(19, 4, 4)
+    assert not predict(scores, shape).any()
+    scores[[5, 7]] = 2
+    assert (predict(scores, shape) == 5).all()
+
+
+def test_predict_at_the_size_of_the_scores_is_the_arg_max() -> None:
+    scores = torch.randint(0, 6, (19, 33, 47), generator=torch.Generator().manual_seed(2)).float()
+    assert torch.equal(predict(scores, (33, 47)), scores.argmax(0))
 
 
 def world(root: Path) -> None:
