@@ -1,51 +1,64 @@
-"""How fast the suite is here: rendering, one training step per method, evaluation, start-up."""
+"""How fast the suite is here: rendering, batches, steps of every method, evaluation, start-up."""
 
 import copy
 import os
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
 from tabulate import tabulate
 
-from benchmarks import segmentation
 from benchmarks.backbones import load_backbone
 from benchmarks.cell import make_cell
+from benchmarks.errors import UserError
 from benchmarks.methods import make_method
 from benchmarks.protocol import RANDOM, Backbone, Protocol
 from benchmarks.report.spec import load_table
 from benchmarks.run import build, make_fabric, make_training
-from benchmarks.segmentation.evaluate import evaluate
+from benchmarks.segmentation import task as segmentation
 from benchmarks.tasks import load_protocol
 from benchmarks.train import Training
 from benchmarks.worlds.worlds import WORLDS, sample
 from soma.method import adapt
 
 
-def main(data_root: Path, rounds: int = 7) -> None:
-    """Print render speed, ms per training step of every method of Table 1, evaluation speed.
+def main(data_root: Path, name: str = "mini_gtav", rounds: int = 7) -> None:
+    """Print the speed of rendering, batches, training steps of Table 1's methods, and evaluation.
 
-    Everything runs in this process on as many threads as the protocol says. Training steps of the
-    methods take turns, so that a busy machine slows all of them alike; medians are printed, and
-    ratios to the first method.
+    Everything runs in this process on as many threads as the protocol says, and is measured in
+    processor time, which a busy machine changes less. Training steps of the methods take turns;
+    medians are printed, and ratios to the first method.
+
+    Args:
+        data_root: folder of the rendered worlds.
+        name: of a segmentation protocol, or its path.
+        rounds: how often each thing is measured.
+
+    Raises:
+        UserError: no such protocol, one of another task, or its data are not there.
     """
-    protocol = load_protocol("mini_gtav")
+    protocol = load_protocol(name)
+    if protocol.task != "segmentation":
+        raise UserError(f"{protocol.name}: its task is {protocol.task}; bench takes segmentation")
     torch.set_num_threads(protocol.recipe.threads)
     print(f"{protocol.name}, {torch.get_num_threads()} thread, median of {rounds} rounds\n")
     _print_rendering(rounds)
+    _print_loading(protocol, data_root)
     trainings = _trainings(protocol)
     _print_steps(protocol, data_root, trainings, rounds)
     _print_evaluation(protocol, data_root, next(iter(trainings.values())))
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
+    started = time.process_time()
     work()
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 def _render(domain: str, indices: range) -> None:
@@ -60,6 +73,15 @@ def _print_rendering(rounds: int, images: int = 10) -> None:
             for n in range(rounds)
         ]
         print(f"render {domain:<12} {images / statistics.median(times):6.0f} images/s")
+    print()
+
+
+def _print_loading(protocol: Protocol, data_root: Path, batches: int = 50) -> None:
+    for files in ("decoded", "in memory"):
+        loader = segmentation.batches(protocol, data_root, 0)
+        count = min(batches, protocol.recipe.iterations)
+        seconds = _seconds(lambda ready=loader, n=count: deque(islice(ready, n), maxlen=0))
+        print(f"batch of {protocol.recipe.batch}, {files:<9} {1000 * seconds / count:6.1f} ms")
     print()
 
 
@@ -90,10 +112,15 @@ def _print_steps(
 
 def _print_evaluation(protocol: Protocol, data_root: Path, training: Training) -> None:
     domain = protocol.targets[0].model_copy(update={"limit": 32})
-    model = training.state.model.eval()
-    with torch.no_grad():
-        seconds = _seconds(lambda: evaluate(model, protocol, data_root, domain))
-    print(f"evaluate {domain.domain:<10} {32 / seconds:6.1f} images/s")
+    model, images = training.state.model.eval(), []
+
+    def evaluate() -> None:
+        images.append(segmentation.evaluate(model, protocol, data_root, domain).images)
+
+    for files in ("decoded", "in memory"):
+        with torch.no_grad():
+            seconds = _seconds(evaluate)
+        print(f"evaluate {domain.domain}, {files:<9} {images[-1] / seconds:6.1f} images/s")
 
 
 def print_startup(method: str, backbone: str, threads: int) -> None:

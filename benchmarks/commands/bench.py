@@ -14,12 +14,13 @@ bench = typer.Typer()
 def speed(
     context: typer.Context,
     data_root: Annotated[Path, typer.Option()] = REPOSITORY / "data" / "mini",
+    protocol: Annotated[str, typer.Option(help="Of segmentation, name or path.")] = "mini_gtav",
 ) -> None:
-    """Measure rendering, a training step and evaluation on the mini worlds in DATA_ROOT."""
+    """Measure rendering, batches, training steps and evaluation on the worlds in DATA_ROOT."""
     if context.invoked_subcommand is None:
         from benchmarks import bench as benchmark
 
-        benchmark.main(data_root)
+        benchmark.main(data_root, protocol)
 
 
 @bench.command()
