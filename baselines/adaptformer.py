@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from soma import Method, NotApplicable, NotFoldable
+from soma.backbone import width
 
 Reads = Literal["stream", "norm2", "own_norm"]
 
@@ -97,10 +98,10 @@ class AdaptFormer(Method):
             order = [name for name, _ in block.named_children() if name in ("norm2", "mlp")]
             if order != ["norm2", "mlp"]:
                 raise NotApplicable(f"{type(block).__name__} has no norm2 before its mlp")
-        like = next(vit.parameters())
+        like, wide = next(vit.parameters()), width(vit)
         options = {"scale": self.scale, "dropout": self.dropout, "reads": self.reads}
         for block in blocks:
-            beside = Bottleneck(vit.embed_dim, self.bottleneck, **options, like=like)
+            beside = Bottleneck(wide, self.bottleneck, **options, like=like)
             block.adaptformer = beside.train(block.training)
             # Bound methods: a deep copy of the backbone gets hooks on its own linears.
             block.norm2.register_forward_hook(block.adaptformer.read)

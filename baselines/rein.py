@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from soma import Method, NotFoldable
-from soma.backbone import prefix_tokens
+from soma.backbone import patch_size, prefix_tokens
 
 
 class Refinement(nn.Module):
@@ -85,7 +85,7 @@ class Rein(Method):
 
     def _draw(self, vit: nn.Module, blocks: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """A and B from U(-v, v), v = sqrt(6 / (3 P^2 + sqrt(width rank))) for patch size P."""
-        height, width = vit.patch_embed.patch_size
+        height, width = patch_size(vit)
         bound = math.sqrt(6 / (3 * height * width + math.sqrt(vit.embed_dim * self.rank)))
         a = torch.empty(blocks, self.tokens, self.rank, dtype=dtype)
         b = torch.empty(blocks, self.rank, vit.embed_dim, dtype=dtype)

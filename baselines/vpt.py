@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from soma import Method, NotApplicable, NotFoldable
-from soma.backbone import prefix_tokens
+from soma.backbone import patch_size, prefix_tokens
 
 _CARRIED = "vpt_prompts"
 
@@ -117,7 +117,7 @@ class VPT(Method):
 
     def _draw(self, vit: nn.Module) -> Tensor:
         """Tokens (prompts, width) from U(-v, v), v = sqrt(6 / (3 P^2 + width)) for patch size P."""
-        height, width = vit.patch_embed.patch_size
+        height, width = patch_size(vit)
         bound = math.sqrt(6 / (3 * height * width + vit.embed_dim))
         weight = next(vit.parameters())
         tokens = torch.empty(self.prompts, vit.embed_dim, dtype=weight.dtype)

@@ -1,7 +1,8 @@
 """What the methods need to know about a ViT: its blocks, the roles of its linears, q, k, v apart.
 
 A ViT is anything with timm's structure: `vit.blocks`, in each block an `attn` with a fused `qkv` or
-with three projections. Names of modules and parameters are those of `named_modules()`.
+with three projections; everything else is not applicable. Names of modules and parameters are those
+of `named_modules()`.
 """
 
 import hashlib
@@ -28,9 +29,36 @@ ROLES = {role: role for role in SIX_TARGETS} | {
 _IN_BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 
 
+def blocks_of(vit: nn.Module) -> nn.ModuleList | nn.Sequential:
+    """The blocks of a vision transformer of timm's structure.
+
+    Raises:
+        NotApplicable: it has none; the message says what to adapt instead.
+    """
+    if _has_blocks(vit):
+        return vit.blocks
+    kind = f"{type(vit).__module__}.{type(vit).__qualname__}"
+    held = [name for name, module in vit.named_modules() if name and _is_vit(module)]
+    if held:
+        raise NotApplicable(f"{kind} is no vision transformer, but holds one: adapt its {held[0]}")
+    raise NotApplicable(
+        f"{kind} has no `blocks` as timm's vision transformers have: build the model with "
+        "timm.create_model, which has ViT, DINOv2, DINOv3, CLIP, SigLIP, EVA, BEiT and SAM"
+    )
+
+
+def _has_blocks(module: nn.Module) -> bool:
+    blocks = dict(module.named_children()).get("blocks")
+    return isinstance(blocks, nn.ModuleList | nn.Sequential) and len(blocks) > 0
+
+
+def _is_vit(module: nn.Module) -> bool:
+    return _has_blocks(module) and hasattr(module, "patch_embed")
+
+
 def depth(vit: nn.Module) -> int:
     """Number of blocks."""
-    return len(vit.blocks)
+    return len(blocks_of(vit))
 
 
 def block_index(name: str) -> int | None:
@@ -41,8 +69,8 @@ def block_index(name: str) -> int | None:
 
 def parameter_role(name: str) -> str | None:
     """Role (q, k, v, proj, fc1, fc2) of the linear in a block that owns the parameter `name`."""
-    if block_index(name) is None:
-        return None  # patch_embed.proj is no projection of an attention
+    if block_index(name) is None or ".rel_pos." in name:
+        return None  # patch_embed.proj is no projection of an attention, nor rel_pos.mlp the MLP
     return ROLES.get(name.split(".")[-2])
 
 
@@ -57,6 +85,29 @@ def prefix_tokens(vit: nn.Module) -> int:
             f"{type(vit).__name__} does not pass a token sequence through its blocks"
         )
     return vit.num_prefix_tokens
+
+
+def patch_size(vit: nn.Module) -> tuple[int, int]:
+    """Height and width of a patch in pixels.
+
+    Raises:
+        NotApplicable: the backbone does not say.
+    """
+    size = getattr(getattr(vit, "patch_embed", None), "patch_size", None)
+    if size is None:
+        raise NotApplicable(f"{type(vit).__name__} has no patch_embed.patch_size")
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def width(vit: nn.Module) -> int:
+    """Length of the tokens, one for all blocks.
+
+    Raises:
+        NotApplicable: the backbone states none, as where it grows from stage to stage.
+    """
+    if not isinstance(getattr(vit, "embed_dim", None), int):
+        raise NotApplicable(f"{type(vit).__name__} has no embed_dim, a width of all its tokens")
+    return vit.embed_dim
 
 
 def provides(vit: nn.Module) -> frozenset[str]:
@@ -130,11 +181,14 @@ def comes_before(vit: nn.Module, name: str, block: int) -> bool:
 
 def head_names(vit: nn.Module) -> frozenset[str]:
     """Names in the state dict that belong to the classifier, which is the user's, no method's."""
-    classifier = vit.get_classifier() if hasattr(vit, "get_classifier") else None
-    if not isinstance(classifier, nn.Module):
-        return frozenset()
-    heads = [name for name, module in vit.named_modules() if module is classifier]
-    return frozenset(f"{name}.{key}" for name in heads for key in classifier.state_dict())
+    found = vit.get_classifier() if hasattr(vit, "get_classifier") else ()
+    classifiers = found if isinstance(found, tuple) else (found,)  # two where DeiT is distilled
+    return frozenset(
+        f"{name}.{key}"
+        for name, module in vit.named_modules()
+        if name and any(module is each for each in classifiers)
+        for key in module.state_dict()
+    )
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
@@ -162,9 +216,9 @@ def linears(vit: nn.Module) -> list[tuple[str, int, str, nn.Linear]]:
 def _with_role(vit: nn.Module) -> list[tuple[str, int, str, nn.Module]]:
     return [
         (f"blocks.{index}.{path}", index, ROLES[leaf], module)
-        for index, block in enumerate(vit.blocks)
+        for index, block in enumerate(blocks_of(vit))
         for path, module in block.named_modules()
-        if (leaf := path.rpartition(".")[2]) in ROLES
+        if (leaf := path.rpartition(".")[2]) in ROLES and ".rel_pos." not in path
     ]
 
 
@@ -175,22 +229,26 @@ def plain_linears(vit: nn.Module, start: int, targets: Collection[str]) -> dict[
         NotApplicable: a role is absent (q, k and v are while `qkv` is fused), or what stands there
             does more than W x + b, which a layer in its place would lose.
     """
-    chosen = [item for item in _with_role(vit) if item[1] >= start and item[2] in targets]
-    there = {role for _, _, role, _ in chosen}
+    chosen = [
+        (name, role, module)
+        for name, block, role, module in _with_role(vit)
+        if block >= start and role in targets and next(module.parameters(), None) is not None
+    ]
+    there = {role for _, role, _ in chosen}
     if missing := [role for role in targets if role not in there]:
         hint = "; call split_qkv(vit) first" if {"q", "k", "v"} & set(missing) else ""
         raise NotApplicable(f"no linear for the targets {', '.join(missing)}{hint}")
     places: dict[int, list[str]] = {}
     for name, parameter in vit.named_parameters(remove_duplicate=False):
         places.setdefault(id(parameter), []).append(name)
-    for name, _, _, module in chosen:
+    for name, _, module in chosen:
         if more := _more_than_linear(module):
             raise NotApplicable(f"{name} {more}: make a plain nn.Linear of it first")
         for parameter in module.parameters():
             if len(places[id(parameter)]) > 1:
                 tied = " and ".join(places[id(parameter)][:2])
                 raise NotApplicable(f"{tied} are one tensor: give them a copy each first")
-    return {name: module for name, _, _, module in chosen}
+    return {name: module for name, _, module in chosen}
 
 
 def _more_than_linear(module: nn.Module) -> str:
@@ -235,9 +293,12 @@ def split_qkv(vit: nn.Module) -> None:
     loudest of the three owns its leading singular directions (SoMA's conversion script splits too).
     A backbone that is split already, or has three projections of its own, stays as it is. Biases of
     q and v that lie beside the fused linear (EVA, BEiT: k has none) move into the parts.
+
+    Raises:
+        NotApplicable: no vision transformer of timm's structure.
     """
-    for block in vit.blocks:
-        fused = getattr(block.attn, "qkv", None)
+    for block in blocks_of(vit):
+        fused = getattr(getattr(block, "attn", None), "qkv", None)
         if not isinstance(fused, nn.Linear):
             continue
         parts = [linear_of(each.clone(), None, fused) for each in fused.weight.detach().chunk(3)]
@@ -259,8 +320,8 @@ def merge_qkv(vit: nn.Module) -> None:
     Raises:
         ValueError: an adapter sits on q, k or v; fold the method first.
     """
-    for index, block in enumerate(vit.blocks):
-        split = getattr(block.attn, "qkv", None)
+    for index, block in enumerate(blocks_of(vit)):
+        split = getattr(getattr(block, "attn", None), "qkv", None)
         if not isinstance(split, SplitQKV):
             continue
         parts = [split.q, split.k, split.v]

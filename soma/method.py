@@ -10,6 +10,7 @@ from torch import nn
 from soma.backbone import (
     SIX_TARGETS,
     NotApplicable,
+    blocks_of,
     comes_before,
     depth,
     fingerprint,
@@ -206,6 +207,7 @@ def adaptation_of(method: Method, vit: nn.Module) -> Adaptation:
     if earlier := getattr(vit, "adaptation", None):
         kind = json.loads(earlier.method)["class"]
         raise ValueError(f"the backbone is adapted already, by {kind}; start from a fresh one")
+    blocks_of(vit)  # or the reason why nothing is applicable
     if missing := method.needs - provides(vit):
         raise NotApplicable(f"{type(vit).__name__} does not provide {', '.join(sorted(missing))}")
     head = head_names(vit)

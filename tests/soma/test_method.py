@@ -1,16 +1,33 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import timm
 import torch
+import torchvision
 from torch import nn
 
+from baselines.adaptformer import AdaptFormer
 from baselines.hf_peft import HFPeft
+from baselines.rein import Rein
 from baselines.svf import SVF
 from baselines.vpt import VPT
-from soma import LowRankLinear, Method, NotApplicable, NotFoldable, SoMA, adapt
+from soma import (
+    AdapterError,
+    LowRankLinear,
+    Method,
+    NotApplicable,
+    NotFoldable,
+    SoMA,
+    adapt,
+    load_adapter,
+    merge_qkv,
+    save_adapter,
+    split_qkv,
+)
 
 Build = Callable[..., nn.Module]
 SIX = {"attn.qkv.q", "attn.qkv.k", "attn.qkv.v", "attn.proj", "mlp.fc1", "mlp.fc2"}
@@ -243,3 +260,132 @@ class Untyped(SoMA):
 def test_a_class_whose_fields_would_be_ignored_is_refused(kind: type[Method], line: str) -> None:
     with pytest.raises(TypeError, match=line):
         kind()
+
+
+def held() -> nn.Module:
+    model = nn.Module()
+    model.backbone = timm.create_model("vit_tiny_patch16_224", **TINY)
+    model.head = nn.Linear(32, 2)
+    return model
+
+
+def hugging_face(kind: str) -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 64, "image_size": 32, "patch_size": 8}
+    return getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**sizes))
+
+
+TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+BUILD_ONE = "build the model with timm.create_model, which has ViT, DINOv2"
+OTHERS = {
+    "Hugging Face ViT": (lambda: hugging_face("ViT"), BUILD_ONE),
+    "Hugging Face DINOv2": (lambda: hugging_face("Dinov2"), BUILD_ONE),
+    "torchvision ViT": (
+        lambda: torchvision.models.VisionTransformer(32, 8, 2, 2, 32, 64),
+        f"torchvision.models.vision_transformer.VisionTransformer has no `blocks` .*{BUILD_ONE}",
+    ),
+    "torchvision Swin": (
+        lambda: torchvision.models.SwinTransformer([4, 4], 8, [1, 1], [1, 1], [4, 4]),
+        BUILD_ONE,
+    ),
+    "timm Swin": (
+        lambda: timm.create_model(
+            "swin_tiny_patch4_window7_224",
+            img_size=32,
+            embed_dim=8,
+            depths=(1, 1),
+            num_heads=(1, 1),
+        ),
+        BUILD_ONE,
+    ),
+    "a model that holds a ViT": (
+        held,
+        "is no vision transformer, but holds one: adapt its backbone",
+    ),
+    "compiled": (lambda: torch.compile(held().backbone), "holds one: adapt its _orig_mod"),
+    "in parallel": (lambda: nn.DataParallel(held().backbone), "holds one: adapt its module"),
+    "no network of blocks": (lambda: nn.Linear(2, 2), BUILD_ONE),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_no_vit_of_timm_is_not_applicable(name: str, tmp_path: Path) -> None:
+    make, line = OTHERS[name]
+    vit = make()
+    keys, learns = list(vit.state_dict()), [p.requires_grad for p in vit.parameters()]
+    for method in (*FAMILIES.values(), Everything(), VPT(prompts=2), AdaptFormer(), Rein()):
+        with pytest.raises(NotApplicable, match=line):
+            adapt(method, vit)
+    for work in (split_qkv, merge_qkv):
+        with pytest.raises(NotApplicable, match=line):
+            work(vit)
+    other = timm.create_model("vit_tiny_patch16_224", **TINY)
+    adapt(Everything(), other)
+    save_adapter(other, tmp_path / "adapter.safetensors")
+    with pytest.raises(AdapterError, match=line):
+        load_adapter(Everything(), vit, tmp_path / "adapter.safetensors")
+    assert list(vit.state_dict()) == keys
+    assert [p.requires_grad for p in vit.parameters()] == learns
+
+
+@pytest.mark.parametrize(
+    ("model", "needs"),
+    [
+        ("hiera_tiny_224", {"AdaptFormer": "embed_dim", "VPT": "token_seq", "Rein": "token_seq"}),
+        ("naflexvit_base_patch16_gap", {"VPT": "patch_size", "Rein": "patch_size"}),
+        (
+            "tnt_s_patch16_224",
+            {
+                "SoMA": "no linear",
+                "AdaptFormer": "no norm2",
+                "VPT": "patch_size",
+                "Rein": "patch_size",
+            },
+        ),
+        ("xcit_nano_12_p16_224", {}),  # its patch size is one number
+        ("vit_relpos_small_patch16_224", {}),
+    ],
+)
+def test_backbones_that_lack_something_are_not_applicable(model: str, needs: dict) -> None:
+    for method in (SoMA(rank=4), VPT(prompts=2), AdaptFormer(), Rein()):
+        with torch.device("meta"):
+            vit = timm.create_model(model)
+        split_qkv(vit)
+        if (words := needs.get(type(method).__name__)) is None:
+            adapt(method, vit)
+            assert not [
+                name for name, _ in vit.named_parameters() if "rel_pos.mlp.fc1.lora" in name
+            ]
+        else:
+            with pytest.raises(NotApplicable, match=words):
+                adapt(method, vit)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+@pytest.mark.parametrize("method", [SoMA(rank=2), Everything(), SVF()], ids=str)
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "eva02_tiny_patch14_224"]
+)
+def test_a_classifier_stays_as_the_user_left_it(name, method, learns, tmp_path: Path) -> None:
+    def build(classes: int) -> nn.Module:
+        torch.manual_seed(0)
+        vit = timm.create_model(name, **TINY)
+        vit.reset_classifier(classes)
+        split_qkv(vit)
+        return vit.eval()
+
+    vit, path = build(5), tmp_path / "adapter.safetensors"
+    heads = [p for key, p in vit.named_parameters() if key.startswith("head")]
+    for parameter in heads:
+        parameter.requires_grad_(learns)
+    adapt(method, vit)
+    assert {parameter.requires_grad for parameter in heads} == {learns}
+    with torch.no_grad():
+        for parameter in heads:
+            parameter.add_(1)
+    save_adapter(vit, path, extra={"head": heads[0]})
+    fresh = build(3)  # the adapter is of the backbone alone
+    load_adapter(method, fresh, path)
+    image = torch.randn(1, 3, 32, 32)
+    assert torch.equal(fresh.forward_features(image), vit.forward_features(image))
