@@ -10,6 +10,8 @@ from tiny_worlds import BACKBONE, FPN, HEAD, LINEAR, random_batch, tiny_protocol
 from torch import Tensor
 from torch.nn import functional
 
+from baselines import METHODS
+from benchmarks.artifacts import warm_start, write_weights
 from benchmarks.distributed import Part
 from benchmarks.errors import UserError
 from benchmarks.protocol import Domain
@@ -19,6 +21,7 @@ from benchmarks.segmentation.evaluate import slide
 from benchmarks.segmentation.heads import PixelSegmenter, pixel_loss
 from benchmarks.segmentation.settings import SegmentationProtocol, SemanticFpnHead, Window
 from benchmarks.tasks import load_protocol
+from soma import adapt
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 HEADS = pytest.mark.parametrize("head", [FPN, LINEAR], ids=lambda head: head.kind)
@@ -287,3 +290,19 @@ def test_wrong_heads_are_one_line(head: dict, message: str, tmp_path: Path) -> N
     with pytest.raises(UserError, match=message) as raised:
         protocol_with(head, tmp_path)
     assert "\n" not in str(raised.value)
+
+
+@HEADS
+def test_a_second_stage_starts_from_the_whole_head(head: object, tmp_path: Path) -> None:
+    """Weights beside a record hold the statistics of a batch norm too."""
+    path, method = tmp_path / "seed0.json", METHODS["lora"](rank=2)
+    first = model_of(head)
+    placed = adapt(method, first.backbone)
+    noisy(first)
+    write_weights(path.with_suffix(".safetensors"), first, placed)
+    second = model_of(head)
+    warm_start(second, method, path)
+    images = random_batch()["image"]
+    assert torch.equal(second.eval().score(images), first.eval().score(images))
+    with pytest.raises(ValueError, match="no tensor head"):
+        warm_start(model_of(LINEAR if head is FPN else FPN), method, path)
