@@ -142,13 +142,15 @@ class KeyBiasIgnored(Hooked):
 
 @dataclass(frozen=True, kw_only=True)
 class Scaled(LowRank):
-    """LoRA whose rank and alpha are equal."""
+    """LoRA whose rank and alpha are equal, and so large that the check makes both small."""
 
     source: ClassVar[str] = "test"
-    rank: int = 8
-    alpha: int = 8
+    rank: int = 64
+    alpha: int = 64
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        if self.rank > min(weight.shape):
+            raise ValueError(f"rank {self.rank} is too large")
         return kaiming_factors(weight, self.rank)
 
     def folded_scale(self) -> float:
