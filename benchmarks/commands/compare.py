@@ -41,7 +41,7 @@ def compare(
         bool, typer.Option(help="Run again what failed or was recorded before METHOD changed.")
     ] = False,
 ) -> None:
-    """Check METHOD, train its row of TABLE, and say what is larger than seed noise.
+    """Check METHOD, train its row of TABLE, and say whether it is better or worse.
 
     The baselines are the committed records, which are never run again.
     """

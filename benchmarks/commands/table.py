@@ -25,6 +25,7 @@ def table(
     placement: Annotated[str, typer.Option(help="default, both, a name; all recorded.")] = "",
     seeds: Seeds = "",
     methods: Methods = "",
+    pairs: Annotated[bool, typer.Option("--pairs", help="Say who differs from whom.")] = False,
     mode: Mode = "controlled",
     engine: Engine = "",
     write: Annotated[Path | None, typer.Option(help="Folder for .md, .csv and .tex.")] = None,
@@ -51,6 +52,7 @@ def table(
         methods=arguments.names(methods) or None,
         reference=reference or None,
         selections=arguments.names(selection),
+        pairs=pairs,
     )
     arguments.check_engine(protocol, engine)
     built = tables.build(
@@ -64,7 +66,7 @@ def table(
     print(render(built, form), end="")
     # One name for every choice, so that no table takes another's place.
     choices = [placement, mode, engine, methods, seeds and f"seeds{seeds}", selection]
-    choices.append(reference and f"minus-{reference}")
+    choices += [reference and f"minus-{reference}", "pairs" if pairs else ""]
     named = [choice for choice in choices if choice not in ("", "default", "controlled")]
     stem = ".".join([spec.name, profile, *map(_in_file_name, named)])
     for ending in ("md", "csv", "tex") if write else ():

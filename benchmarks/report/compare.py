@@ -11,32 +11,16 @@ from benchmarks.cell import Cell, protocol_semantics
 from benchmarks.errors import UserError
 from benchmarks.protocol import Protocol
 from benchmarks.record import Record
-from benchmarks.report import formats, statistics
+from benchmarks.report import formats, notes, statistics
 from benchmarks.report import spec as table_spec
 from benchmarks.report import table as tables
 from benchmarks.report.records import load_records
 from benchmarks.report.spec import SOURCE, TableSpec
-from benchmarks.report.statistics import CONFIDENCE, MARGIN, Difference, stands_among
+from benchmarks.report.statistics import Difference, Judgement
 from benchmarks.report.table import AVERAGE, check_alike, values_by_seed
 from benchmarks.sweep import finished
 
 Values = Mapping[str, Mapping[int, float]]  # column key -> seed -> percent
-
-
-def larger_than_noise(found: Difference | None) -> str:
-    """Whether a difference is larger than what another seed would change.
-
-    Returns:
-        "yes, better" or "yes, worse": the 95 % interval excludes 0. "no": it contains 0 and lies
-        within `MARGIN` of it. "cannot tell with n seeds": neither. "-": nothing to compare.
-    """
-    if found is None:
-        return "-"
-    if found.excludes_zero:
-        return "yes, better" if found.mean > 0 else "yes, worse"
-    if found.low is not None and found.low >= -MARGIN and found.high <= MARGIN:
-        return "no"
-    return f"cannot tell with {found.n} seed{'' if found.n == 1 else 's'}"
 
 
 def best(values: Mapping[str, Values], labels: Sequence[str]) -> str | None:
@@ -66,63 +50,53 @@ def report(
     chosen = {reference: "the table's reference row", strongest: "the best baseline on Avg"}
     if reference == strongest:
         chosen[reference] = "the table's reference row, and the best baseline on Avg"
+    versus = [(label, other) for other in others]
+    judged = {
+        key: statistics.judge({row: own[key] for row, own in values.items()}, versus)
+        for key in dict.fromkeys([*headings, AVERAGE])
+    }
     parts = []
     for other, what in chosen.items():
         if other in others:
             rows = [
-                [name, *_cells(_versus(values, label, other, key))]
+                [name, *_cells(judged[key].differences[label, other])]
                 for key, name in headings.items()
             ]
             parts += [f"Against {other}, {what}:", _table(["domain", *_COLUMNS], rows)]
-    averages = {other: _versus(values, label, other, AVERAGE) for other in others}
-    rows = [[other, *_cells(found)] for other, found in averages.items()]
+    rows = [[other, *_cells(judged[AVERAGE].differences[label, other])] for other in others]
     parts += ["Against every row, on Avg:", _table(["row", *_COLUMNS], rows)]
-    found = [each for each in averages.values() if each is not None]
-    return "\n\n".join([*parts, "\n".join(f"- {line}" for line in _notes(found))]) + "\n"
+    lines = "\n".join(f"- {line}" for line in _notes(judged[AVERAGE], label))
+    return "\n\n".join([*parts, lines]) + "\n"
 
 
-_COLUMNS = ("difference [95 % interval]", "larger than seed noise")
-
-
-def _versus(values: Mapping[str, Values], label: str, other: str, key: str) -> Difference | None:
-    return statistics.paired(values[label][key], values[other][key])
+_COLUMNS = ("difference [95 % interval]", "verdict")
 
 
 def _cells(found: Difference | None) -> list[str]:
     if found is None:
         return ["-", "-"]
     interval = "" if found.low is None else f" [{found.low:+.2f}, {found.high:+.2f}]"
-    return [f"{found.mean:+.2f}{interval}", larger_than_noise(found)]
+    return [f"{found.mean:+.2f}{interval}", statistics.verdict(found)]
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return tabulate(rows, headings, tablefmt="pipe", disable_numparse=True)
 
 
-def _notes(averages: Sequence[Difference]) -> list[str]:
+def _notes(averages: Judgement, label: str) -> list[str]:
     """How to read the verdict; `averages` are the differences on Avg to every row."""
     lines = [
-        "difference: mean over the seeds that both rows have, paired by seed, Student's t; yes = "
-        f"the interval excludes 0; no = it contains 0 and lies within ±{MARGIN:g} point, half of "
-        "what the test resolution alone moves; cannot tell = neither",
-        "the best baseline was found on these same scores, so luck has lifted it: not to beat it "
+        f"difference: {notes.HOW}; they hold together over the rows of a column, not over columns",
+        notes.comparisons(averages, f"Avg, {label} against every row"),
+        "the best baseline was chosen on these same scores, so luck has lifted it: not to beat it "
         "is weaker evidence than to beat it",
     ]
-    widths = [(each.high - each.low) / 2 for each in averages if each.low is not None]
-    if widths:
+    tested = [each for each in averages.differences.values() if each and each.low is not None]
+    if tested:
+        half = median((each.high - each.low) / 2 for each in tested)
         lines.append(
-            f"a difference on Avg below about {median(widths):.2f} cannot be told from noise here "
+            f"a difference on Avg below about {half:.2f} cannot be told from noise here "
             "(median half width of the intervals)"
-        )
-    count = len(widths)
-    if count > 1:
-        apart = [each for each in averages if each.excludes_zero]
-        stand = sum(stands_among(each, count) for each in apart)
-        lines.append(
-            f"{count} comparisons on Avg, {len(apart)} larger than seed noise: were there no "
-            f"difference at all, about {(1 - CONFIDENCE) * count:.1f} would look so by chance; "
-            f"{stand} still {'does' if stand == 1 else 'do'} with intervals corrected for "
-            f"{count} comparisons (Bonferroni); the lines per domain are not corrected"
         )
     lines.append("seeds vary the head, the adapter and the order of the data, not the backbone")
     return lines

@@ -8,7 +8,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks.report.statistics import Difference, Summary, agreement, verdict
+from benchmarks.report.notes import comparisons
+from benchmarks.report.statistics import WITHIN, WORDS, Difference, Summary, agreement, verdict
 from benchmarks.report.table import Block, Row, Table
 
 FORMATS = ("md", "csv", "tex", "json")
@@ -27,6 +28,9 @@ def markdown(table: Table) -> str:
         body = tabulate(rows, headings, tablefmt="pipe", disable_numparse=True)
         below = "\n\n".join((block.completeness, block.discrimination, block.comparisons))
         parts += [f"## {_heading(block)}", body, below]
+        if block.pairs:
+            whole = tabulate(_who(block), _WHO, tablefmt="pipe", disable_numparse=True)
+            parts += [whole, comparisons(block.pairs, "Avg, all pairs of rows")]
     parts.append("\n".join(f"- {note}" for note in table.notes))
     if table.footnotes:
         lines = [f"- [{letter}] {text}" for letter, text in table.footnotes.items()]
@@ -52,6 +56,16 @@ def latex(table: Table) -> str:
             f"{_tex(block.completeness)}. {_tex(block.discrimination)}.",
             f"{_tex(block.comparisons)}.",
         ]
+        if block.pairs:
+            lines += [
+                "",
+                f"\\begin{{tabular}}{{l*{{{len(_WHO) - 1}}}{{p{{3cm}}}}}}",
+                " & ".join(_WHO) + r" \\",
+                *(" & ".join(_tex(cell) for cell in row) + r" \\" for row in _who(block)),
+                "\\end{tabular}",
+                "",
+                f"{_tex(comparisons(block.pairs, 'Avg, all pairs of rows'))}.",
+            ]
         parts.append("\n".join(lines))
     notes = [*table.notes, *(f"[{letter}] {text}" for letter, text in table.footnotes.items())]
     items = "\n".join(f"\\item {{{_tex(note)}}}" for note in notes)
@@ -60,10 +74,10 @@ def latex(table: Table) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """One row per method and block, full precision, empty where there is nothing."""
+    """One row per method (or pair of them) and block, full precision, empty for nothing."""
     rows = _flat(table)
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else (), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
@@ -78,6 +92,12 @@ def _flat(table: Table) -> list[dict[str, Any]]:
     several = len({block.selection for block in table.blocks}) > 1
     rows = []
     for block in table.blocks:
+        if block.pairs:
+            for (method, other), found in block.pairs.differences.items():
+                pair = {"placement": block.placement, "method": method, "other": other}
+                chosen = {"selection": block.selection} if several else {}
+                rows.append(pair | _judged(found) | chosen)
+            continue
         for row in block.rows:
             flat: dict[str, Any] = {
                 "placement": block.placement,
@@ -93,10 +113,42 @@ def _flat(table: Table) -> list[dict[str, Any]]:
                 flat[f"{key}_published"] = (
                     float(row.published[key][0]) if key in row.published else None
                 )
+            flat |= _judged(row.difference)
+            flat["paired_low"] = row.paired.low if row.paired else None
+            flat["paired_high"] = row.paired.high if row.paired else None
+            if table.against:
+                flat["agreement"] = agreement(row.agreement) if row.agreement else None
             if several:
                 flat["selection"] = block.selection
             rows.append(flat)
     return rows
+
+
+def _judged(found: Difference | None) -> dict[str, Any]:
+    return {
+        "difference": found.mean if found else None,
+        "difference_low": found.low if found else None,
+        "difference_high": found.high if found else None,
+        "verdict": verdict(found) if found else None,
+    }
+
+
+_WHO = ("row", "better than", "worse than", f"{WITHIN} of", "cannot tell from")
+
+
+def _who(block: Block) -> list[list[str]]:
+    """Per row, the rows that it is better than, worse than, within the margin of, or neither."""
+    words: dict[str, dict[str, list[str]]] = {row.label: {} for row in block.rows}
+    opposite = {"better": "worse", "worse": "better"}
+    for (a, b), found in block.pairs.differences.items():
+        word = verdict(found)
+        words[a].setdefault(word, []).append(b)
+        words[b].setdefault(opposite.get(word, word), []).append(a)
+    order = [row.label for row in block.rows]
+    return [
+        [label, *(", ".join(sorted(own.get(word, []), key=order.index)) or "-" for word in WORDS)]
+        for label, own in words.items()
+    ]
 
 
 def _cells(table: Table, block: Block) -> tuple[list[str], list[list[str]]]:
@@ -154,7 +206,7 @@ def _versus(found: Difference | None, n: int) -> str | None:
     if found is None:
         return None
     text = _interval(found)
-    fewer = f" ({found.n} pairs)" if found.low is not None and found.n < n else ""
+    fewer = f" ({found.n} pair{'s' * (found.n > 1)})" if found.n < n else ""
     return f"{f'**{text}**' if found.excludes_zero else text} {verdict(found)}{fewer}"
 
 

@@ -7,7 +7,21 @@ from benchmarks.environment import Environment
 from benchmarks.protocol import Protocol, Recipe
 from benchmarks.record import Record
 from benchmarks.report.spec import TableSpec
-from benchmarks.report.statistics import CONFIDENCE, Difference, Discrimination, stands_among
+from benchmarks.report.statistics import (
+    CONFIDENCE,
+    MARGIN,
+    WITHIN,
+    WORDS,
+    Discrimination,
+    Judgement,
+    verdict,
+)
+
+HOW = (
+    "rows and seeds fitted by least squares, noise of all rows together, moderated per row (Smyth "
+    "2004), intervals that hold together (Dunnett 1955); better, worse (bold) = it excludes 0, "
+    f"{WITHIN} = it contains 0 and lies within ±{MARGIN:g}, cannot tell = neither"
+)
 
 
 def completeness(labels: Sequence[str], seeds: Sequence[int], records: Sequence[Record]) -> str:
@@ -47,16 +61,20 @@ def discrimination(found: Discrimination | None) -> str:
     )
 
 
-def comparisons(differences: Sequence[Difference | None], reference: str) -> str:
-    """One line: how many differences to the reference row are tested, and how many stand."""
-    tested = [found for found in differences if found is not None and found.low is not None]
-    apart = [found for found in tested if found.excludes_zero]
-    stand = [found for found in apart if stands_among(found, len(tested))]
-    by_chance = (1 - CONFIDENCE) * len(tested)
+def comparisons(judged: Judgement, what: str) -> str:
+    """One line: what a set of differences came to, and what their intervals rest on."""
+    found = [each for each in judged.differences.values() if each and each.low is not None]
+    counts = Counter(map(verdict, found))
+    words = ", ".join(f"{counts[word]} {word}" for word in WORDS if counts[word])
+    without = len(judged.differences) - len(found)
+    if without:
+        words = ", ".join([*filter(None, [words]), f"{without} without two seeds in common"])
+    if not found:
+        return f"{what}: {words or '-'}"
     return (
-        f"comparisons with {reference} on Avg: {len(tested)}; of their intervals {len(apart)} "
-        f"exclude 0, where {by_chance:.1f} would by chance were there no difference at all; after "
-        f"Bonferroni's correction {len(stand)}"
+        f"{what}: {words}; the {CONFIDENCE * 100:g} % intervals of {len(found)} comparisons hold "
+        f"together ({judged.confidence * 100:.1f} % each), noise of {judged.rows} rows with "
+        f"{judged.freedom} degrees of freedom"
     )
 
 
@@ -76,7 +94,7 @@ def notes(
     lines.append(f"protocol {protocol.name} version {protocol.version}: {protocol.title}")
     lines.append(
         f"{spec.metric} in percent: mean ± sample standard deviation over n seeds, Avg per seed "
-        "first; differences are paired by seed with a 95 % t interval, bold where it excludes 0"
+        f"first; differences: {HOW}"
     )
     if spec.sources:
         lines.append(

@@ -8,14 +8,20 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import chdtri, digamma, fdtrc, ndtri, polygamma, stdtr, stdtrit
 
 CONFIDENCE = 0.95
 # A difference below this counts as none. Nobody should choose a method by less: the test resolution
 # alone moves published numbers by twice as much (PITFALLS.md).
 MARGIN = 1.0
+WITHIN = f"within {MARGIN:g} point"
+WORDS = ("better", "worse", WITHIN, "cannot tell")
+# A row this improbably noisy, given the others, is judged by its own variance alone.
+HYPERVARIABLE = 0.1
+POINTS = 2**15  # of the quasi-random rule behind simultaneous intervals: half widths to about 0.5 %
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference with its 95 % t interval; `low` and `high` are None below two values.
+    """A difference with its 95 % interval; `low` and `high` are None below two values.
 
     Attributes:
         n: pairs of seeds, or the smaller of the two numbers of values. paired: by seed or not.
@@ -45,6 +51,11 @@ class Difference:
     def excludes_zero(self) -> bool:
         """Whether the interval exists and does not contain 0."""
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+
+    @property
+    def within_margin(self) -> bool:
+        """Whether the interval exists and lies within `MARGIN` of 0."""
+        return self.low is not None and self.low >= -MARGIN and self.high <= MARGIN
 
 
 @dataclass(frozen=True)
@@ -91,12 +102,8 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference
     mean, n = float(differences.mean()), len(seeds)
     if n < 2:
         return Difference(mean, None, None, n, paired=True)
-    if np.ptp(differences) == 0:  # no spread, for which scipy has no interval
-        return Difference(mean, mean, mean, n, paired=True)
-    from scipy.stats import ttest_1samp  # slow to import, and one seed does not need it
-
-    low, high = ttest_1samp(differences, 0).confidence_interval(CONFIDENCE)
-    return Difference(mean, float(low), float(high), n, paired=True)
+    half = stdtrit(n - 1, (1 + CONFIDENCE) / 2) * differences.std(ddof=1) / math.sqrt(n)
+    return Difference(mean, float(mean - half), float(mean + half), n, paired=True)
 
 
 def welch(ours: Sequence[float], theirs: Sequence[float]) -> Difference | None:
@@ -123,14 +130,19 @@ def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Differ
 
 
 def verdict(found: Difference | None) -> str:
-    """Word for a difference: better, worse, unresolved (interval contains 0), one seed, or -."""
+    """The word for a difference, the same everywhere.
+
+    Returns:
+        "better" or "worse": the interval excludes 0. "within 1 point" (`MARGIN`): it contains 0 and
+        lies inside the margin. "cannot tell": neither. "one seed": there is no interval. "-".
+    """
     if found is None:
         return "-"
     if found.low is None:
         return "one seed"
-    if not found.excludes_zero:
-        return "unresolved"
-    return "better" if found.mean > 0 else "worse"
+    if found.excludes_zero:
+        return "better" if found.mean > 0 else "worse"
+    return WITHIN if found.within_margin else "cannot tell"
 
 
 def agreement(found: Difference | None, rounding: float = 0.05) -> str:
@@ -145,21 +157,195 @@ def agreement(found: Difference | None, rounding: float = 0.05) -> str:
         return "-"
     if found.low is None:
         return "agrees" if abs(found.mean) < rounding else "one seed"
-    if found.low >= -MARGIN and found.high <= MARGIN:
+    if found.within_margin:
         return "agrees"
     return "differs" if found.excludes_zero else "cannot tell"
 
 
-def stands_among(found: Difference, comparisons: int) -> bool:
-    """Whether a paired difference excludes 0 after Bonferroni's correction.
+@dataclass(frozen=True)
+class Judgement:
+    """The differences that a table makes, judged together.
 
-    The interval is widened to the level 1 - 0.05 / comparisons.
+    Attributes:
+        differences: (row, other) -> row minus other; None where they share no seed, and without an
+            interval where they share one.
+        rows: how many rows the noise is estimated from.
+        freedom: residual degrees of freedom of all rows together.
+        confidence: of a single interval, such that all hold together with `CONFIDENCE`.
     """
-    if not found.excludes_zero:
-        return False
-    level, freedom = (1 - CONFIDENCE) / 2, found.n - 1
-    widen = stdtrit(freedom, 1 - level / comparisons) / stdtrit(freedom, 1 - level)
-    return abs(found.mean) > widen * (found.high - found.low) / 2
+
+    differences: dict[tuple[str, str], Difference | None]
+    rows: int
+    freedom: int
+    confidence: float
+
+
+def judge(values: Mapping[str, Mapping[int, float]], pairs: Sequence[tuple[str, str]]) -> Judgement:
+    """Differences between rows with intervals that hold together (`CONFIDENCE`).
+
+    Value = row + seed + noise, fitted by least squares, so that values may be missing. A row's
+    noise is moderated by that of all rows (`_noise`). The intervals are simultaneous over `pairs`:
+    Dunnett's (1955, JASA 50:1096) for one reference, Tukey's for all pairs, where all rows are
+    equally noisy; where they are not, correlations follow from the estimated variances, and each
+    interval has its own degrees of freedom (Hasler and Hothorn 2008, Biometrical Journal 50:793).
+
+    Args:
+        values: row -> seed -> percent. Rows of no pair count for the noise.
+        pairs: of rows; those with fewer than two shared seeds get no interval and do not count.
+    """
+    shared = {(a, b): len(set(values[a]) & set(values[b])) for a, b in pairs}
+    tested = [pair for pair in pairs if shared[pair] > 1]
+    differences = {(a, b): paired(values[a], values[b]) for a, b in set(pairs) - set(tested)}
+    if not tested:
+        return Judgement(differences, 0, 0, CONFIDENCE)
+    rows = {label: place for place, label in enumerate(k for k, v in values.items() if v)}
+    seeds = sorted({seed for row in values.values() for seed in row})
+    cells = [(rows[k], seeds.index(seed), v) for k in rows for seed, v in values[k].items()]
+    row, seed, observed = (np.array(column) for column in zip(*cells, strict=True))
+    design = np.hstack([np.eye(len(rows))[row], np.eye(len(seeds))[seed]])
+    identity = np.eye(len(rows))
+    contrasts = np.array([identity[rows[a]] - identity[rows[b]] for a, b in tested])
+    means, halves, freedom, level = _simultaneous(design, row, observed, contrasts)
+    for pair, mean, half in zip(tested, means, halves, strict=True):
+        low, high = float(mean - half), float(mean + half)
+        differences[pair] = Difference(float(mean), low, high, shared[pair], paired=True)
+    return Judgement(differences, sum(len(values[k]) > 1 for k in rows), freedom, 1 - level)
+
+
+def repeated(
+    ours: Mapping[str, Mapping[int, float]], theirs: Mapping[str, Mapping[int, float]]
+) -> dict[str, Difference | None]:
+    """Per row, a measurement minus an earlier one of the same cells, with intervals as `judge`'s.
+
+    The noise is that of the paired differences; no seed is expected to differ from another. Rows
+    with fewer than two shared seeds get what `difference` gives.
+    """
+    both = {label: sorted(set(ours[label]) & set(theirs.get(label, {}))) for label in ours}
+    tested = [label for label, seeds in both.items() if len(seeds) > 1]
+    found = {k: difference(ours[k], theirs.get(k, {})) for k in ours if k not in tested}
+    if not tested:
+        return found
+    row = np.repeat(np.arange(len(tested)), [len(both[label]) for label in tested])
+    observed = [ours[label][seed] - theirs[label][seed] for label in tested for seed in both[label]]
+    identity = np.eye(len(tested))
+    means, halves, *_ = _simultaneous(identity[row], row, np.array(observed), identity)
+    for label, mean, half in zip(tested, means, halves, strict=True):
+        low, high = float(mean - half), float(mean + half)
+        found[label] = Difference(float(mean), low, high, len(both[label]), paired=True)
+    return found
+
+
+def _simultaneous(
+    design: np.ndarray, row: np.ndarray, values: np.ndarray, contrasts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, int, float]:
+    """Contrasts of rows, half widths of their intervals, residual freedom, level of one interval.
+
+    Args:
+        design: (values, parameters) of ones and zeros, one parameter per row first.
+        row: (values), the row of each.
+        values: (values).
+        contrasts: (contrasts, rows).
+    """
+    inverse = np.linalg.pinv(design)
+    residual = np.eye(len(values)) - design @ inverse
+    freedom = round(np.trace(residual))
+    effects = inverse[: contrasts.shape[1]]
+    # Rounded far below what is printed: equal values differ by 0, not by 1e-15.
+    means = np.round(contrasts @ effects @ values, 9)
+    variance, own_freedom = _noise(residual, row, values)
+    if not variance.any():
+        return means, np.zeros(len(means)), freedom, 1 - CONFIDENCE
+    root = contrasts @ np.linalg.cholesky(effects * variance[row] @ effects.T)
+    errors = np.linalg.norm(root, axis=1)
+    # The smaller of two, not Satterthwaite's sum: the prior is one estimate in both rows.
+    least = np.where(contrasts != 0, np.minimum(own_freedom, freedom), np.inf).min(axis=1)
+    level = _level(root / errors[:, None], max(1, round(least.max())))
+    return means, errors * -stdtrit(least, level / 2), freedom, level
+
+
+def _noise(
+    residual: np.ndarray, row: np.ndarray, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Variance of the noise in each row and its degrees of freedom.
+
+    As limma's for genes (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3:3): the mean of the row's
+    own variance and of a prior that all rows give, weighted by degrees of freedom. A row that is
+    noisier than the others let expect (`prior` of the others, F test at 10 %) keeps its own
+    variance and at most 2 (n - 1) degrees of freedom, much as hypervariable genes do in Phipson et
+    al. (2016, Ann. Appl. Stat. 10:946): with few rows the prior would hide it.
+
+    Args:
+        residual: (values, values), takes values to residuals.
+        row: (values), the row of each.
+        values: (values).
+    """
+    squares = np.bincount(row, np.round(residual @ values, 9) ** 2)
+    blocks = [residual[np.ix_(row == m, row == m)] for m in range(len(squares))]
+    trace = np.array([np.trace(block) for block in blocks])
+    known = trace > 1e-9  # not a row with one value, or with none that another row shares
+    own, shape = np.zeros(len(squares)), np.zeros(len(squares))
+    own[known] = squares[known] / trace[known]
+    # Of the chi-square that fits the quadratic form: n - 1 where no value is missing.
+    shape[known] = trace[known] ** 2 / np.array([(b**2).sum() for b in blocks])[known]
+    if not own.any():
+        return own, shape
+    middle = np.median(own[known]) or own[known].mean()
+    own[known] = np.maximum(own[known], 1e-5 * middle)  # limma's floor: 0 has no logarithm
+    prior_freedom, centre = prior(own[known], shape[known])
+    weight = 0 if math.isinf(prior_freedom) else shape / (prior_freedom + shape)
+    variance, freedom = centre + weight * (own - centre), prior_freedom + shape
+    for m in np.flatnonzero(known):
+        others = known & (np.arange(len(own)) != m)
+        if others.sum() > 1:
+            expected, usual = prior(own[others], shape[others])
+            expected = min(expected, trace[others].sum())
+            if fdtrc(shape[m], expected, own[m] / usual) < HYPERVARIABLE:
+                # n - 1 alone would give an ordinary row of three seeds, one in ten, an interval of
+                # +-13; twice as many err about as seldom (scripts/simulate_judgement.py).
+                variance[m], freedom[m] = own[m], min(freedom[m], 2 * shape[m])
+    return variance, freedom
+
+
+def prior(variances: np.ndarray, freedom: np.ndarray) -> tuple[float, float]:
+    """Degrees of freedom and centre of the scaled inverse chi-square that variances come from.
+
+    From the moments of their logarithms (Smyth 2004, section 6.2). Infinite, with the pooled
+    variance, where they differ by no more than their degrees of freedom explain.
+    """
+    logs = np.log(variances) - digamma(freedom / 2) + np.log(freedom / 2)
+    spread = logs.var(ddof=1) - polygamma(1, freedom / 2).mean() if len(logs) > 1 else 0.0
+    if spread <= 0:
+        return math.inf, float(np.average(variances, weights=freedom))
+    half = 0.5 + 1 / spread  # Newton's iteration for trigamma(half) = spread, from limma's start
+    for _ in range(50):
+        trigamma = polygamma(1, half)
+        step = trigamma * (1 - trigamma / spread) / polygamma(2, half)
+        half += step
+        if -step < 1e-8 * half:
+            break
+    return 2 * float(half), float(np.exp(logs.mean() + digamma(half) - np.log(half)))
+
+
+def _level(root: np.ndarray, freedom: int) -> float:
+    """Error that every single interval may have, so that together they have 1 - `CONFIDENCE`.
+
+    Args:
+        root: (contrasts, rows) of unit rows, whose products are the correlations of the contrasts.
+        freedom: of the multivariate t.
+    """
+    normal, scale = _draws(root.shape[1], freedom)
+    largest = np.abs(normal @ root.T).max(axis=1) / scale
+    level = 2 * stdtr(freedom, -np.quantile(largest, CONFIDENCE))
+    return float(np.clip(level, (1 - CONFIDENCE) / len(root), 1 - CONFIDENCE))
+
+
+@cache
+def _draws(rows: int, freedom: int) -> tuple[np.ndarray, np.ndarray]:
+    """Fixed quasi-random points: (points, rows) normal, (points) root of chi-square / freedom."""
+    from scipy.stats.qmc import Sobol  # slow to import, and one seed does not need it
+
+    uniform = Sobol(rows + 1, rng=0).random(POINTS).clip(1e-12, 1 - 1e-12)
+    return ndtri(uniform[:, :rows]), np.sqrt(chdtri(freedom, uniform[:, rows]) / freedom)
 
 
 def kendall(by_seed: Sequence[Mapping[str, float]]) -> tuple[float | None, int]:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from benchmarks import methods
@@ -12,7 +13,7 @@ from benchmarks.protocol import Protocol
 from benchmarks.record import Evaluation, Record
 from benchmarks.report import notes, statistics
 from benchmarks.report.spec import AVERAGE, AVERAGE_ALL, SOURCE, Published, TableSpec
-from benchmarks.report.statistics import MARGIN, Difference, Summary, average
+from benchmarks.report.statistics import MARGIN, Difference, Judgement, Summary, average
 
 _OF_SEED = ("seed", "first_stage")  # parts of a cell in which the seeds of a row may differ
 
@@ -84,9 +85,10 @@ def comparable(
         made = ", ".join(sorted(map(str, theirs)))
         return [], [f"agreement with the reference: the committed records have engine {made}"]
     lines = [
-        "agreement with the reference: difference of Avg to the committed records with a 95 % "
-        "interval, of pairs of equal seeds, or marked Welch where there are no two; agrees = the "
-        f"interval lies within {MARGIN:g} point of 0, cannot tell = it does not and contains 0"
+        "agreement with the reference: difference of Avg to the committed records over equal "
+        "seeds, noise of all rows together, 95 % intervals that hold together (marked Welch, for "
+        f"itself, where no two seeds are equal); agrees = it lies within {MARGIN:g} point of 0, "
+        "differs = it does not and excludes 0, cannot tell = neither"
     ]
     if records and any(record.data != records[0].data for record in same):
         lines.append("the committed records were made from data with other fingerprints")
@@ -171,7 +173,9 @@ class Row:
     Attributes:
         state: "done", "failed" (no seed ended well), "n/a" or "missing". n: seeds that count.
         trainable: parameters of the backbone that learn. scores: column key -> percent.
-        difference: Avg minus that of the reference row; None in the reference row itself.
+        difference: Avg minus that of the reference row, judged with those of the other rows; None
+            in the reference row itself.
+        paired: the same with the plain paired t interval.
         published: column key -> (number as printed, footnote letter).
         agreement: Avg minus that of the committed reference records.
     """
@@ -183,6 +187,7 @@ class Row:
     seconds_per_step: float | None
     scores: dict[str, Summary | None]
     difference: Difference | None
+    paired: Difference | None
     published: dict[str, tuple[str, str]]
     agreement: Difference | None
 
@@ -191,7 +196,8 @@ class Row:
 class Block:
     """The rows of one placement under one selection rule, with the lines that stand below them.
 
-    `start` is the first adapted block of every row; None where rows have their own.
+    `start` is the first adapted block of every row; None where rows have their own. `pairs` are
+    the differences between all rows, where they are asked for.
     """
 
     placement: str
@@ -201,6 +207,7 @@ class Block:
     completeness: str
     discrimination: str
     comparisons: str
+    pairs: Judgement | None
 
 
 @dataclass(frozen=True)
@@ -224,6 +231,7 @@ class Request:
     Attributes:
         placements: None is the default one and every other that has records. selections: rules;
             target-oracle brings the protocol's own rule with it.
+        pairs: judge every row against every other, too.
     """
 
     mode: str = "controlled"
@@ -232,6 +240,7 @@ class Request:
     methods: tuple[str, ...] | None = None
     reference: str | None = None
     selections: tuple[str, ...] = ()
+    pairs: bool = False
 
 
 def build(
@@ -260,7 +269,8 @@ def build(
         labels += sorted({record.label for record in records} - set(labels))
     seeds = request.seeds or protocol.seeds
     extras = [domain.domain for domain in protocol.extra]
-    view = _View(spec, published, labels, seeds, request.reference or spec.reference, extras)
+    reference = request.reference or spec.reference
+    view = _View(spec, published, labels, seeds, reference, extras, request.pairs)
     committed, remarks = comparable(against, protocol, records)
     rules = _rules(request.selections, protocol)
     own = [protocol.changes_for(label, request.mode).fields for label in labels]
@@ -299,6 +309,7 @@ class _View:
     seeds: Sequence[int]
     reference: str
     extras: Sequence[str]
+    pairs: bool
 
     def values(self, records: Sequence[Record], rule: str) -> dict[str, dict[int, float]]:
         spec = self.spec
@@ -312,16 +323,22 @@ def _block(
     records: Sequence[Record],
     against: Sequence[Record],
 ) -> Block:
-    # The reference row is needed where it is not shown, too.
-    labels = dict.fromkeys([*view.labels, view.reference])
+    # Rows that are not shown: the reference, and those that say more about the noise.
+    labels = dict.fromkeys([*view.labels, view.reference, *(r.label for r in records)])
     mine = {label: [r for r in records if r.label == label] for label in labels}
     values = {label: view.values(own, rule) for label, own in mine.items()}
     averages = {label: row[AVERAGE] for label, row in values.items()}
     shown = {label: averages[label] for label in view.labels}
+    committed = {
+        label: view.values([r for r in against if r.label == label], rule)[AVERAGE]
+        for label in shown
+    }
+    again = statistics.repeated(shown, committed)
+    versus = [(label, view.reference) for label in view.labels if label != view.reference]
+    judged = statistics.judge(averages, versus)
     rows = []
     for label in view.labels:
-        committed = view.values([r for r in against if r.label == label], rule)[AVERAGE]
-        versus = statistics.paired(averages[label], averages[view.reference])
+        plain = statistics.paired(averages[label], averages[view.reference])
         done = [record for record in mine[label] if record.status == "done"]
         parameters = next((r.parameters for r in done if r.parameters), None)
         steps = [r.cost.seconds_per_step for r in done if r.cost.seconds_per_step is not None]
@@ -332,9 +349,10 @@ def _block(
             trainable=parameters.backbone_trainable if parameters else None,
             seconds_per_step=statistics.average(steps),
             scores={k: statistics.summarise(list(v.values())) for k, v in values[label].items()},
-            difference=None if label == view.reference else versus,
+            difference=judged.differences.get((label, view.reference)),
+            paired=None if label == view.reference else plain,
             published=view.published.values.get(label, {}),
-            agreement=statistics.difference(averages[label], committed),
+            agreement=again[label],
         )
         rows.append(row)
     return Block(
@@ -344,7 +362,8 @@ def _block(
         rows=tuple(rows),
         completeness=notes.completeness(view.labels, view.seeds, records),
         discrimination=notes.discrimination(statistics.discrimination(shown)),
-        comparisons=notes.comparisons([row.difference for row in rows], view.reference),
+        comparisons=notes.comparisons(judged, f"Avg - {view.reference}"),
+        pairs=statistics.judge(averages, [*combinations(shown, 2)]) if view.pairs else None,
     )
 
 

@@ -40,4 +40,4 @@ def test_example_of_the_document_against_a_baseline_made_here(
     assert "2/3 cells, 1 missing: soma seed 0" in printed
     # ViT of 9 blocks, width 128: 512 biases of fc1, 128 of fc2 and 128 scales in each
     assert f"{9 * (512 + 128 + 128):,}" in printed
-    assert re.search(r"\| Avg +\| [+-]\d+\.\d\d +\| cannot tell with 1 seed +\|", verdict)
+    assert re.search(r"\| Avg +\| [+-]\d+\.\d\d +\| one seed +\|", verdict)

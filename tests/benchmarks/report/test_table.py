@@ -71,7 +71,7 @@ def test_only_resolved_differences_are_bold(tmp_path: Path) -> None:
     lines = render(build(tmp_path), "md").splitlines()
     bold = {line.split("|")[1].strip() for line in lines if "**" in line}
     assert bold == {"full", "lora"}
-    assert any("unresolved" in line for line in lines if line.startswith("| soma"))
+    assert any("] within 1 point " in line for line in lines if line.startswith("| soma"))
 
 
 def test_completeness_line_counts_failed_and_missing(tmp_path: Path) -> None:
@@ -121,6 +121,8 @@ def test_csv_and_json_have_the_agreed_names_and_full_precision(tmp_path: Path) -
         *("cityscapes_mean", "cityscapes_sd", "cityscapes_published"),
         *("bdd100k_mean", "bdd100k_sd", "bdd100k_published"),
         *("avg_mean", "avg_sd", "avg_published", "source_mean", "source_sd", "source_published"),
+        *("difference", "difference_low", "difference_high", "verdict"),
+        *("paired_low", "paired_high"),
     ]
     text = list(csv.DictReader(io.StringIO(render(table, "csv"))))
     assert list(text[0]) == list(rows[0])
@@ -235,10 +237,13 @@ def test_agreement_without_equal_seeds_is_welch_and_is_not_called_paired(tmp_pat
     assert "paired by seed" not in note
 
 
-def test_table_counts_its_comparisons_and_those_that_stand(tmp_path: Path) -> None:
+def test_table_counts_its_words_and_says_what_they_rest_on(tmp_path: Path) -> None:
     text = render(build(tmp_path), "md")
-    assert "comparisons with freeze on Avg: 3; of their intervals" in text
-    assert "after Bonferroni's correction" in text
+    assert "Avg - freeze: 1 better, 1 worse, 1 within 1 point; the 95 % intervals of 3" in text
+    assert "noise of 4 rows with 5 degrees of freedom" in text
+    single = render(build(tmp_path, seeds=(0,)), "md")
+    assert "Avg - freeze: 3 without two seeds in common" in single
+    assert "+1.8 one seed" in single
 
 
 def test_rows_keep_their_difference_where_the_reference_row_is_not_shown(tmp_path: Path) -> None:
@@ -246,7 +251,9 @@ def test_rows_keep_their_difference_where_the_reference_row_is_not_shown(tmp_pat
     assert whole.difference is not None
     table = build(tmp_path, methods=("lora", "soma", "lora"))
     assert [shown.label for shown in table.blocks[0].rows] == ["lora", "soma"]
-    assert row(table, "lora").difference == whole.difference
+    narrower = row(table, "lora").difference  # two comparisons instead of three
+    assert narrower.mean == whole.difference.mean
+    assert whole.difference.low < narrower.low < narrower.high < whole.difference.high
 
 
 @pytest.mark.parametrize("asked", [{"methods": ("somma",)}, {"reference": "somma"}])
@@ -263,3 +270,29 @@ def test_packages_that_differ_between_records_are_named(tmp_path: Path) -> None:
     (line,) = [line for line in build(tmp_path, records).notes if "packages differ" in line]
     assert "torch 2.13.0 (1) and none (10)" in line
     assert not [line for line in build(tmp_path).notes if "packages differ" in line]
+
+
+def test_pairs_say_who_differs_from_whom(tmp_path: Path) -> None:
+    table = build(tmp_path, pairs=True)
+    lines = [line for line in render(table, "md").splitlines() if line.startswith("| lora ")]
+    assert [cell.strip() for cell in lines[1].strip("|").split("|")] == [
+        *("lora", "full, freeze, soma", "-", "-", "-")
+    ]
+    assert "Avg, all pairs of rows: " in render(table, "md")
+    assert "better than" in render(table, "tex")
+    pairs = json.loads(render(table, "json"))
+    assert len(pairs) == 6
+    (found,) = [p for p in pairs if (p["method"], p["other"]) == ("freeze", "lora")]
+    assert found["verdict"] == "worse"
+    assert found["difference_high"] < 0
+    assert len(list(csv.DictReader(io.StringIO(render(table, "csv"))))) == 6
+
+
+def test_machine_readable_rows_carry_the_word(tmp_path: Path) -> None:
+    table = build(tmp_path)
+    rows = {each["method"]: each for each in json.loads(render(table, "json"))}
+    assert rows["freeze"]["verdict"] is None
+    assert rows["lora"]["verdict"] == "better"
+    assert rows["lora"]["difference_low"] == row(table, "lora").difference.low
+    assert rows["lora"]["paired_low"] == row(table, "lora").paired.low
+    assert "agreement" not in rows["lora"]

@@ -18,7 +18,7 @@ def test_agreement_compares_row_by_row(tmp_path: Path) -> None:
         line.split("|")[1].strip(): line for line in render(table, "md").splitlines() if "|" in line
     }
     assert "agrees: 0.0" in text["full"]
-    assert "differs: -2.4" in text["lora"]
+    assert "differs: -2.5 [" in text["lora"]
     assert row(table, "soma").agreement is None
 
 
