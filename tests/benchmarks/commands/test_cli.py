@@ -156,7 +156,7 @@ def test_table_prints_and_writes_every_format(toy: dict[str, Path], command: Com
     command(*base, "--seeds", "0,1", "--methods", "lora,freeze", "--write", folder)
     assert (folder / "toy_table.toy.lora-freeze.seeds0-1.md").is_file()
     assert {path: path.read_bytes() for path in before} == before
-    _, text, _ = command(*base, "--format", "csv")
+    _, text, _ = command(*base, "--against", toy["records"], "--format", "csv")
     assert text == (folder / "toy_table.toy.csv").read_text()
     _, text, _ = command(*base, "--format", "json", "--seeds", "0,1", "--methods", "lora")
     assert [(r["method"], r["n"]) for r in json.loads(text)] == [("lora", 2)]
