@@ -59,11 +59,6 @@ class SALT(Spectral):
         """Where Y starts at zero."""
         return self.init == "kaiming"
 
-    @property
-    def exact_gradient(self) -> bool:
-        """Not where every entry is cut off at zero: X Y starts there, and any step crosses it."""
-        return self.relu != "full"
-
     def layer(self, linear: nn.Linear, triplets: Triplets) -> SpectralLinear:
         """Scales of one, shifts of zero, X and Y as `init` says."""
         s = triplets[1]
