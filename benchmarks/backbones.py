@@ -95,13 +95,13 @@ def checked(file: Path, expected: str | None) -> str:
     Raises:
         UserError: it is another one, or the file cannot be read.
     """
-    found = hash_of(file)
-    if expected not in (None, found):
+    actual = hash_of(file)
+    if expected not in (None, actual):
         raise UserError(
-            f"{file}: its SHA-256 is {found[:16]}..., the protocol wants {expected[:16]}...; "
+            f"{file}: its SHA-256 is {actual[:16]}..., the protocol wants {expected[:16]}...; "
             "restore the file, or write the new hash into the protocol and raise its version"
         )
-    return found
+    return actual
 
 
 def _load(vit: nn.Module, file: Path, spec: Backbone) -> None:
@@ -219,8 +219,8 @@ def in_cache(name: str) -> Path | None:
         UserError: timm knows no weights of that name on the hub.
     """
     repository, file, revision = on_hub(name)
-    found = try_to_load_from_cache(repository, file, revision=revision)
-    return Path(found) if isinstance(found, str) else None
+    cached = try_to_load_from_cache(repository, file, revision=revision)
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def hash_of(file: Path) -> str:
@@ -283,8 +283,8 @@ def _require_taken(
     """
     leaves = {name: value for name, value in given.items() if getattr(value, "requires_grad", 0)}
     sums = [value.float().sum() for value in taken.values() if value.requires_grad]
-    found = torch.autograd.grad(sums, list(leaves.values()), allow_unused=True) if sums else []
-    reach = dict(zip(leaves, found, strict=True)) if sums else {}
+    gradients = torch.autograd.grad(sums, list(leaves.values()), allow_unused=True) if sums else []
+    reach = dict(zip(leaves, gradients, strict=True)) if sums else {}
     used = [name for name, gradient in reach.items() if gradient is not None]
     owners = {name.rpartition(".")[0] for name in used}
     above = {owner[:end] for owner in owners for end, c in enumerate(owner) if c == "."} | owners

@@ -183,9 +183,9 @@ class Shard:
         Iteration i learns from the samples i `batch`, i `batch` + 1, ...; every process takes an
         equal run of them.
         """
-        each = batch // self.world
+        share = batch // self.world
         numbers = range(first * batch, iterations * batch)
-        return [n for n in numbers if n % batch // each == self.rank]
+        return [n for n in numbers if n % batch // share == self.rank]
 
     def items(self, count: int) -> list[int]:
         """Numbers of the items, out of `count`, that it scores: blocks of `BLOCK` in turn.
@@ -203,12 +203,12 @@ class Shard:
         everyone: list[list[Result]] = [[]] * self.world
         torch.distributed.all_gather_object(everyone, own)
         count = sum(map(len, everyone))
-        found = {
+        held = {
             number: result
             for rank, results in enumerate(everyone)
             for number, result in zip(Shard(rank, self.world).items(count), results, strict=True)
         }
-        return [found[number] for number in range(count)]
+        return [held[number] for number in range(count)]
 
 
 WHOLE = Shard()

@@ -60,11 +60,11 @@ def _split(protocol: Protocol, root: Path | None, domain: Domain) -> Split:
     if not (root / card.folder).is_dir():
         return Split(expected, False, f"missing: no folder {root / card.folder}; {way}")
     try:
-        found = len(card.pairs(root, split, exclude=domain.exclude))
+        count = len(card.pairs(root, split, exclude=domain.exclude))
     except UserError as error:
         return Split(expected, False, f"missing: {error}")
-    words = f"{found:,} images in {root / card.folder}"
-    return Split(found + len(domain.exclude), True, words)
+    words = f"{count:,} images in {root / card.folder}"
+    return Split(count + len(domain.exclude), True, words)
 
 
 def scored_images(domain: Domain, total: int) -> int:

@@ -96,11 +96,11 @@ def _git(folder: Path, *arguments: str) -> str | None:
 def _version(package: str) -> str | None:
     """Its version, and the commit where it was installed from a repository."""
     try:
-        found = importlib.metadata.distribution(package)
+        installed = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-    commit = _origin_commit(json.loads(found.read_text("direct_url.json") or "{}"))
-    return f"{found.version} ({commit})" if commit else found.version
+    commit = _origin_commit(json.loads(installed.read_text("direct_url.json") or "{}"))
+    return f"{installed.version} ({commit})" if commit else installed.version
 
 
 def _origin_commit(origin: dict[str, Any]) -> str | None:

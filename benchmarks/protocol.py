@@ -346,10 +346,10 @@ class Protocol(Strict):
         asked = domains[domain]
         groups = {
             field: tuple(
-                each.model_copy(update={"exclude": names})
-                if (each.card, each.split) == (asked.card, asked.split)
-                else each
-                for each in getattr(self, field)
+                other.model_copy(update={"exclude": names})
+                if (other.card, other.split) == (asked.card, asked.split)
+                else other
+                for other in getattr(self, field)
             )
             for field in ("source", *self.roles.values())
         }

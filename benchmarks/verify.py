@@ -144,10 +144,10 @@ def verify(
     started = time.perf_counter()
     findings = _read(list(dict.fromkeys(chain(*pairs.values()))), card, workers)
     seconds = time.perf_counter() - started
-    faults |= {each.fault: pair.name for pair, each in findings.items() if each.fault}
+    faults |= {finding.fault: pair.name for pair, finding in findings.items() if finding.fault}
     summaries = {}
-    for split, found in pairs.items() if not faults else ():
-        read = {pair: findings[pair] for pair in found}
+    for split, members in pairs.items() if not faults else ():
+        read = {pair: findings[pair] for pair in members}
         summaries[split] = _summary(card, root, split, read, left_out[split])
     for split, summary in summaries.items() if not partial else ():
         if not summary.edition:
@@ -254,9 +254,9 @@ class _Findings(Dataset):
 def _finding(pair: Pair, card: Card) -> Finding:
     digests = _digest(pair.image), _digest(pair.label)
     if card.boxes:
-        image, found = detection.read_pair(pair, card)
-        counts = np.bincount(found.labels, minlength=len(card.classes))
-        return Finding("", image.shape[:2], tuple(counts.tolist()), found.repaired, digests)
+        image, objects = detection.read_pair(pair, card)
+        counts = np.bincount(objects.labels, minlength=len(card.classes))
+        return Finding("", image.shape[:2], tuple(counts.tolist()), objects.repaired, digests)
     image, label = segmentation.read_pair(pair, card)
     counts = np.bincount(label.ravel(), minlength=256)[: len(card.classes)]
     return Finding("", image.shape[:2], tuple(counts.tolist()), digests=digests)
@@ -290,26 +290,26 @@ def _summary(
     findings: dict[Pair, Finding],
     exclude: Collection[str],
 ) -> Summary:
-    found = findings.values()
-    empty = sum(not any(each.counts) for each in found)
+    values = findings.values()
+    empty = sum(not any(finding.counts) for finding in values)
     boxes = card.boxes
     dropped = empty if boxes and card.split(split).empty == "drop" else 0
     images = len(findings) - dropped
     editions = {count: name for name, count in card.editions(split).items()}
-    totals = np.sum([each.counts for each in found], axis=0)
+    totals = np.sum([finding.counts for finding in values], axis=0)
     digests = {
         file: digest
-        for pair, each in findings.items()
-        for file, digest in zip((pair.image, pair.label), each.digests, strict=True)
+        for pair, finding in findings.items()
+        for file, digest in zip((pair.image, pair.label), finding.digests, strict=True)
     }
     return Summary(
         images=images,
         edition="rendered mini world" if _rendered(root) else editions.get(images, ""),
         counted="boxes" if boxes else "pixels",
-        sizes=dict(Counter(f"{width}x{height}" for height, width in (f.size for f in found))),
+        sizes=dict(Counter(f"{width}x{height}" for height, width in (f.size for f in values))),
         classes=dict(zip(card.classes, totals.tolist(), strict=True)),
         empty=empty,
-        repaired=dict(sum((each.repaired for each in found), Counter())),
+        repaired=dict(sum((finding.repaired for finding in values), Counter())),
         listing=card.listing(root, split) if boxes else None,
         fingerprint=card.fingerprint(root, split, exclude=exclude),
         contents=card.fingerprint(root, split, digests.__getitem__, exclude),

@@ -63,8 +63,8 @@ def depth(vit: nn.Module) -> int:
 
 def block_index(name: str) -> int | None:
     """Block that the parameter or module `name` lies in; None outside the blocks."""
-    found = _IN_BLOCK.search(name)
-    return int(found[1]) if found else None
+    match = _IN_BLOCK.search(name)
+    return int(match[1]) if match else None
 
 
 def parameter_role(name: str) -> str | None:
@@ -181,12 +181,13 @@ def comes_before(vit: nn.Module, name: str, block: int) -> bool:
 
 def head_names(vit: nn.Module) -> frozenset[str]:
     """Names in the state dict that belong to the classifier, which is the user's, no method's."""
-    found = vit.get_classifier() if hasattr(vit, "get_classifier") else ()
-    classifiers = found if isinstance(found, tuple) else (found,)  # two where DeiT is distilled
+    classifier = vit.get_classifier() if hasattr(vit, "get_classifier") else ()
+    # Two where DeiT is distilled.
+    classifiers = classifier if isinstance(classifier, tuple) else (classifier,)
     return frozenset(
         f"{name}.{key}"
         for name, module in vit.named_modules()
-        if name and any(module is each for each in classifiers)
+        if name and any(module is head for head in classifiers)
         for key in module.state_dict()
     )
 
@@ -301,7 +302,7 @@ def split_qkv(vit: nn.Module) -> None:
         fused = getattr(getattr(block, "attn", None), "qkv", None)
         if not isinstance(fused, nn.Linear):
             continue
-        parts = [linear_of(each.clone(), None, fused) for each in fused.weight.detach().chunk(3)]
+        parts = [linear_of(third.clone(), None, fused) for third in fused.weight.detach().chunk(3)]
         biases: tuple[nn.Parameter | None, ...] = (None,) * 3
         if getattr(block.attn, "q_bias", None) is not None:
             biases = block.attn.q_bias, None, block.attn.v_bias

@@ -207,8 +207,8 @@ class LowRank(Targeted):
 
     def _attach(self, vit: nn.Module, *, empty: bool) -> None:
         chosen = self.target_linears(vit)
-        each = map if self.draws else side_by_side
-        layers = each(partial(self.layer, empty=empty), chosen.values())
+        mapped = map if self.draws else side_by_side
+        layers = mapped(partial(self.layer, empty=empty), chosen.values())
         for name, layer in zip(chosen, layers, strict=True):
             replace_module(vit, name, layer)
 

@@ -50,11 +50,11 @@ def verify(
         again = verification.verify_record(Path(card), root)
         print(f"{card}: scored again as its run did: {', '.join(again)}")
         return
-    found = load_card(card)
-    splits = tuple(dict.fromkeys(split or found.splits))
+    data_set = load_card(card)
+    splits = tuple(dict.fromkeys(split or data_set.splits))
     try:
         names = excluded(exclude)
-        report = verification.verify(found, root, splits, workers, partial, names)
+        report = verification.verify(data_set, root, splits, workers, partial, names)
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}; is this the data root?") from None
     pace = report.images / report.seconds
@@ -79,31 +79,31 @@ def _text(report: "Report") -> str:
     from tabulate import tabulate
 
     rows, notes = [], [f"{split}: left out: {why}" for split, why in report.absent.items()]
-    for split, found in report.splits.items():
-        edition = found.edition or "no known edition"
-        rows.append((split, found.images, edition, _sizes(found), found.fingerprint))
-        notes += [f"{split}: {note}" for note in _notes(found)]
+    for split, summary in report.splits.items():
+        edition = summary.edition or "no known edition"
+        rows.append((split, summary.images, edition, _sizes(summary), summary.fingerprint))
+        notes += [f"{split}: {note}" for note in _notes(summary)]
     headers = ("split", "images", "edition", "size", "fingerprint")
     return "\n".join([tabulate(rows, headers, tablefmt="plain"), *notes])
 
 
-def _sizes(found: "Summary") -> str:
-    first, *others = sorted(found.sizes, key=found.sizes.__getitem__, reverse=True)
+def _sizes(summary: "Summary") -> str:
+    first, *others = sorted(summary.sizes, key=summary.sizes.__getitem__, reverse=True)
     return f"{first}, {len(others)} others" if others else first
 
 
-def _notes(found: "Summary") -> Iterator[str]:
-    if found.listing:
-        yield f"list {found.listing}"
-    if found.counted == "boxes":
-        parts = ", ".join(f"{name} {count}" for name, count in found.classes.items())
-        yield f"{sum(found.classes.values())} boxes ({parts})"
-    elif missing := [name for name, count in found.classes.items() if not count]:
+def _notes(summary: "Summary") -> Iterator[str]:
+    if summary.listing:
+        yield f"list {summary.listing}"
+    if summary.counted == "boxes":
+        parts = ", ".join(f"{name} {count}" for name, count in summary.classes.items())
+        yield f"{sum(summary.classes.values())} boxes ({parts})"
+    elif missing := [name for name, count in summary.classes.items() if not count]:
         yield f"no pixel of {', '.join(missing)}"
-    if found.empty:
-        yield f"{found.empty} images without {found.counted} of any class"
-    if found.repaired:
-        parts = ", ".join(f"{count} {what}" for what, count in sorted(found.repaired.items()))
+    if summary.empty:
+        yield f"{summary.empty} images without {summary.counted} of any class"
+    if summary.repaired:
+        parts = ", ".join(f"{count} {what}" for what, count in sorted(summary.repaired.items()))
         yield f"boxes repaired in memory while reading: {parts}"
 
 
@@ -115,7 +115,7 @@ def _write_faults(file: Path, report: "Report") -> None:
 
 
 def _write(file: Path, card: str, report: "Report") -> None:
-    splits = {split: asdict(found) for split, found in report.splits.items()}
+    splits = {split: asdict(summary) for split, summary in report.splits.items()}
     text = json.dumps({"card": card, "splits": splits}, indent=1) + "\n"
     write_atomically(file, lambda opened: opened.write(text.encode()))
     print(file)

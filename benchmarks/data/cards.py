@@ -224,7 +224,9 @@ class Card(Strict):
 
     def editions(self, split: str) -> dict[str, int]:
         """Known editions of a split -> number of images; the official one is "complete"."""
-        others = {name: each.count for name, each in self.variants.items() if each.split == split}
+        others = {
+            name: variant.count for name, variant in self.variants.items() if variant.split == split
+        }
         return {"complete": self.split(split).count} | others
 
     @property
@@ -246,9 +248,9 @@ class Card(Strict):
             what: "images", "labels" or "list_file".
             **parts: values of the placeholders, such as name="1" and city="zurich".
         """
-        found = self.split(split)
-        pattern = found.labels[0] if what == "labels" else getattr(found, what)
-        return root / self.folder / pattern.format(folder=(*found.folder, "")[0], **parts)
+        layout = self.split(split)
+        pattern = layout.labels[0] if what == "labels" else getattr(layout, what)
+        return root / self.folder / pattern.format(folder=(*layout.folder, "")[0], **parts)
 
     def label_table(self) -> np.ndarray:
         """Value on disk -> trainId, uint8 (256,).
@@ -292,8 +294,8 @@ class Card(Strict):
                 empty or names files that are not there, an image without ground truth or the other
                 way round, a name to exclude that no file has.
         """
-        home, found = self.home(root), self.split(split)
-        spelling = spelled(home, found.folder, self.title, self.access)
+        home, layout = self.home(root), self.split(split)
+        spelling = spelled(home, layout.folder, self.title, self.access)
         if unknown := set(exclude) - (self.names(root, split) if exclude else set()):
             raise UserError(
                 f"exclude: no image or ground truth of {self.name} is called {min(unknown)!r} "
@@ -301,27 +303,27 @@ class Card(Strict):
             )
         pairs = []
         here: dict[str, str] | None = None if faults is None else {}
-        for beta in found.beta or ("",):
+        for beta in layout.beta or ("",):
             level = f"_beta_{beta}" if beta else ""
-            images, truth = self._files(home, found, folder=spelling, beta=beta)
+            images, truth = self._files(home, layout, folder=spelling, beta=beta)
             there = {key[0] for key in (*images, *truth)}
             images, truth = (
                 {key: path for key, path in files.items() if key[0] + level not in exclude}
                 for files in (images, truth)
             )
-            if found.list_file is None:
+            if layout.list_file is None:
                 made = paired(images, truth, self.title, here)
             else:
-                file = home / filled(found.list_file, folder=spelling)
+                file = home / filled(layout.list_file, folder=spelling)
                 names = [name for name in names_in(file, there) if name not in exclude]
                 made = listed_pairs(names, file, images, truth, self.title, here)
             if faults is not None:
                 faults |= {line: name + level for line, name in here.items()}
                 here.clear()
             pairs += [Pair(pair.name + level, pair.image, pair.label) for pair in made]
-        if found.only is not None:
-            file = FOLDER / found.only.file
-            wanted = set(listed(file, found.only.sha256)).difference(exclude)
+        if layout.only is not None:
+            file = FOLDER / layout.only.file
+            wanted = set(listed(file, layout.only.sha256)).difference(exclude)
             pairs = chosen(pairs, wanted, f"{self.name}: {file}")
         return sorted(pairs, key=lambda pair: (pair.name, pair.image))
 
@@ -331,15 +333,15 @@ class Card(Strict):
         Raises:
             UserError: see `pairs`.
         """
-        home, found = self.home(root), self.split(split)
-        spelling = spelled(home, found.folder, self.title, self.access)
+        home, layout = self.home(root), self.split(split)
+        spelling = spelled(home, layout.folder, self.title, self.access)
         known = set()
-        for beta in found.beta or ("",):
-            files = self._files(home, found, folder=spelling, beta=beta)
+        for beta in layout.beta or ("",):
+            files = self._files(home, layout, folder=spelling, beta=beta)
             level = f"_beta_{beta}" if beta else ""
             known |= {key[0] + level for key in (*files[0], *files[1])}
-        if found.list_file is not None:
-            known.update(names_in(home / filled(found.list_file, folder=spelling), known))
+        if layout.list_file is not None:
+            known.update(names_in(home / filled(layout.list_file, folder=spelling), known))
         return known
 
     def _files(self, home: Path, split: Split, **parts: str) -> tuple[Files, Files]:
@@ -350,15 +352,15 @@ class Card(Strict):
         """
         images = filled(split.images, **parts)
         labels = tuple(filled(pattern, **parts) for pattern in split.labels)
-        found, truth = matches(home, images), most(home, labels)
-        for kind, have, patterns in (("image", found, (images,)), ("label", truth, labels)):
+        pictures, truth = matches(home, images), most(home, labels)
+        for kind, have, patterns in (("image", pictures, (images,)), ("label", truth, labels)):
             if not have and split.list_file is None:
                 wanted = " or ".join(patterns)
                 raise Absent(
                     f"{home}: no {kind} matches {wanted}; "
                     + (self._elsewhere(home.parent) or f"unpack {self.title} there ({self.access})")
                 )
-        return found, truth
+        return pictures, truth
 
     def _elsewhere(self, root: Path) -> str:
         """What to do where the data set lies as another toolkit prepares it; "" elsewhere."""
@@ -371,12 +373,12 @@ class Card(Strict):
         Raises:
             UserError: missing folder, two spellings of it, or no such file.
         """
-        home, found = self.home(root), self.split(split)
-        if found.list_file is None:
+        home, layout = self.home(root), self.split(split)
+        if layout.list_file is None:
             return None
-        spelling = spelled(home, found.folder, self.title, self.access)
-        file = home / filled(found.list_file, folder=spelling)
-        usual = filled(found.list_file, folder=(*found.folder, "")[0])
+        spelling = spelled(home, layout.folder, self.title, self.access)
+        file = home / filled(layout.list_file, folder=spelling)
+        usual = filled(layout.list_file, folder=(*layout.folder, "")[0])
         return f"{usual} sha256:{hashlib.sha256(content_of(file)).hexdigest()}"
 
     def fingerprint(
@@ -395,13 +397,13 @@ class Card(Strict):
         Raises:
             UserError: see `pairs`.
         """
-        home, found = self.home(root), self.split(split)
-        here, usual = spelled(home, found.folder, self.title, self.access), (*found.folder, "")[0]
+        home, layout = self.home(root), self.split(split)
+        here, usual = spelled(home, layout.folder, self.title, self.access), (*layout.folder, "")[0]
         pairs = self.pairs(root, split, exclude=exclude)
         files = {file for pair in pairs for file in (pair.image, pair.label)}
         lines = set()
         if self.boxes:
-            lines = {f"list:{self.listing(root, split)}", f"empty:{found.empty}"}
+            lines = {f"list:{self.listing(root, split)}", f"empty:{layout.empty}"}
         for file in files:
             path = inside(file, home)
             if here:

@@ -128,17 +128,17 @@ def matches(home: Path, pattern: str) -> Files:
     regex = re.compile("".join(a + b for a, b in zip(fixed, [*groups, ""], strict=True)))
     order = ["name", *sorted(set(fields) - {"name"})]
     any_case = "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else c for c in ending)
-    glob, found = "*".join([*texts[:-1], stem + dot + any_case]), {}
+    glob, files = "*".join([*texts[:-1], stem + dot + any_case]), {}
     # Some unpackers leave an archive's folders in the names of files: "RGB\\0001.png".
     for path in (*home.glob(glob.replace("/", "\\")), *home.glob(glob)):
         match = regex.fullmatch(inside(path, home))
         if not match or match["name"].endswith(CONVERTED) or path.name.startswith("._"):
             continue
         key = tuple(match[field] for field in order)
-        if (other := found.get(key, path)) != path and other.parent == path.parent:
+        if (other := files.get(key, path)) != path and other.parent == path.parent:
             raise UserError(f"{path}: {other.name} is there too; remove one of them")
-        found[key] = path
-    return found
+        files[key] = path
+    return files
 
 
 def inside(file: Path, home: Path) -> str:
@@ -172,14 +172,14 @@ def chosen(pairs: Iterable[Pair], names: Iterable[str], where: str) -> list[Pair
         UserError: a name that no pair bears.
     """
     wanted = set(names)
-    found = [pair for pair in pairs if pair.name in wanted]
-    missing = sorted(wanted - {pair.name for pair in found})
+    kept = [pair for pair in pairs if pair.name in wanted]
+    missing = sorted(wanted - {pair.name for pair in kept})
     if missing:
-        raise (UserError if found else Absent)(
+        raise (UserError if kept else Absent)(
             f"{where}: names {missing[0]!r}, which is not there ({len(missing)} of {len(wanted)} "
             "are not); unpack the data set completely or correct the list"
         )
-    return found
+    return kept
 
 
 def size_of(file: Path) -> int:
@@ -210,18 +210,18 @@ def spelled(home: Path, names: tuple[str, ...], title: str, access: str) -> str:
     if not names:
         return ""
     wanted = {_plain(name) for name in names}
-    found = [path for path in home.iterdir() if path.is_dir() and _plain(path.name) in wanted]
-    if not found:
+    folders = [path for path in home.iterdir() if path.is_dir() and _plain(path.name) in wanted]
+    if not folders:
         raise Absent(
             f"{home / names[0]}: no such folder; unpack this domain of {title} there ({access})"
         )
-    if len({path.resolve() for path in found}) > 1:
-        both = " and ".join(sorted(path.name for path in found))
+    if len({path.resolve() for path in folders}) > 1:
+        both = " and ".join(sorted(path.name for path in folders))
         raise UserError(
             f"{home}: holds {both}, two spellings of one domain, and nothing says which is meant; "
             "remove one of them"
         )
-    return min(found, key=lambda path: (path.is_symlink(), path.name)).name
+    return min(folders, key=lambda path: (path.is_symlink(), path.name)).name
 
 
 def _plain(name: str) -> str:

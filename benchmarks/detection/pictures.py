@@ -77,8 +77,8 @@ def write_sheets(path: Path, data_root: Path, out: Path, images: int) -> Iterato
     engine, domains = _scored(record, path)
     for domain in domains:
         card, name = load_card(domain.card, "boxes"), domain.domain
-        found = card.fingerprint(data_root, domain.split, exclude=domain.exclude)
-        if found != record.data.get(name):
+        now = card.fingerprint(data_root, domain.split, exclude=domain.exclude)
+        if now != record.data.get(name):
             raise UserError(
                 f"{data_root}: {name} is not the one that {path} was scored on; give the folder of "
                 "that one with --data-root, or run the cell again"

@@ -269,12 +269,12 @@ def _verify(file: Path, archive: Archive) -> None:
     Raises:
         UserError: they differ; a file that was fetched is removed, it is of no use.
     """
-    found = {"bytes": file.stat().st_size}
+    actual = {"bytes": file.stat().st_size}
     for kind in ("md5", "sha256"):
         if getattr(archive, kind):
             with file.open("rb") as opened:
-                found[kind] = hashlib.file_digest(opened, kind).hexdigest()
-    for kind, value in found.items():
+                actual[kind] = hashlib.file_digest(opened, kind).hexdigest()
+    for kind, value in actual.items():
         wanted = getattr(archive, kind)
         if wanted not in (None, value):
             if file.parent.name == WORK:

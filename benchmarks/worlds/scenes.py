@@ -30,14 +30,14 @@ class Scene:
         """
         owner = np.array([s.instance for s in self.canvas.surfaces])
         seen = owner[self.segments]
-        found = []
+        kept = []
         for instance in np.unique(seen[seen > 0]):
             rows, columns = np.nonzero(seen == instance)
             parts = [s for s in self.canvas.surfaces if s.instance == instance]
             box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             corners = np.concatenate([np.reshape(box, (2, 2)), *(s.points for s in parts)])
             whole = (*corners.min(axis=0), *corners.max(axis=0))
-            found.append(
+            kept.append(
                 {
                     "train_id": parts[0].label,
                     "box": [int(v) for v in box],
@@ -45,7 +45,7 @@ class Scene:
                     "pixels": len(rows),
                 }
             )
-        return found
+        return kept
 
 
 def sample_scene(rng: np.random.Generator, size: tuple[int, int] = SIZE) -> Scene:

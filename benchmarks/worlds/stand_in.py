@@ -30,8 +30,8 @@ def write_split(card: Card, root: Path, split: str, size: tuple[int, int], image
     if card.boxes:
         _write_boxes(card, root, split, size, images)
         return
-    found, parts = card.split(split), _parts(card.split(split).images)
-    only = found.only
+    layout, parts = card.split(split), _parts(card.split(split).images)
+    only = layout.only
     names = listed(FOLDER / only.file, only.sha256) if only else _names(images)
     for index, name in enumerate(names):
         if index < images:
@@ -45,10 +45,10 @@ def write_split(card: Card, root: Path, split: str, size: tuple[int, int], image
 
 
 def _write_boxes(card: Card, root: Path, split: str, size: tuple[int, int], images: int) -> None:
-    found, parts = card.split(split), _parts(card.split(split).images)
+    layout, parts = card.split(split), _parts(card.split(split).images)
     for index, name in enumerate(_names(images)):
         scene, image = _drawn(index, size)
-        for beta in found.beta or ("",):
+        for beta in layout.beta or ("",):
             picture = card.path(root, split, "images", name=name, beta=beta, **parts)
             picture.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(picture, quality=95)
@@ -61,7 +61,7 @@ def _write_boxes(card: Card, root: Path, split: str, size: tuple[int, int], imag
             write_instances(truth, scene, load_card("cityscapes"))
             small = Image.open(truth)
             small.resize(size[::-1], Image.Resampling.NEAREST).save(truth)
-    if found.list_file is not None:
+    if layout.list_file is not None:
         file = card.path(root, split, "list_file")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("\n".join(_names(images)) + "\n")

@@ -160,11 +160,11 @@ def _has_train(scene: Scene) -> bool:
 
 
 def render_domain(
-    root: Path, domain: str, seed: int, each: Callable[..., Iterable] = map
+    root: Path, domain: str, seed: int, mapped: Callable[..., Iterable] = map
 ) -> dict[str, list[list[Annotated]]]:
     """Write one domain below `root`; returns the objects of every image, per list file.
 
-    `each` is a `map`, which may be that of a pool of processes.
+    `mapped` is a `map`, which may be that of a pool of processes.
     """
     home = root / FOLDER / domain / "VOC2007"
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
@@ -172,7 +172,7 @@ def render_domain(
     drawn, start = {}, 0
     for split, images in WORLDS[domain].lists.items():
         numbers = range(start, start + images)
-        made = each(partial(_render_image, home, domain, seed), numbers)
+        made = mapped(partial(_render_image, home, domain, seed), numbers)
         drawn[split] = list(track(made, f"rendering {domain}", total=images, transient=True))
         names = (_file_name(domain, index) + "\n" for index in numbers)
         (home / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(names))

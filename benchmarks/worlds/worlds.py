@@ -263,7 +263,7 @@ def _rendered(root: Path, origin: dict[str, Any]) -> dict[str, str] | None:
         complete = all((root / file).is_file() for file in there.files)
         return None if complete and there.origin == origin else there.files
     if root.exists() and any(
-        not each.name.startswith((".", "lost+found")) for each in root.iterdir()
+        not entry.name.startswith((".", "lost+found")) for entry in root.iterdir()
     ):
         raise UserError(
             f"{root} holds files that are no mini worlds; give another folder or empty it"
@@ -338,12 +338,12 @@ def read_manifest(root: Path) -> Manifest:
 
 
 def _render_all(root: Path, seed: int, origin: dict[str, Any]) -> None:
-    with _mapping() as each:
-        shares = {domain: _render_domain(root, domain, seed, each) for domain in WORLDS}
+    with _mapping() as mapped:
+        shares = {domain: _render_domain(root, domain, seed, mapped) for domain in WORLDS}
         boxes = {
             f"{domain}/{split}": writers.statistics(images)
             for domain in weather.WORLDS
-            for split, images in weather.render_domain(root, domain, seed, each).items()
+            for split, images in weather.render_domain(root, domain, seed, mapped).items()
         }
     render_small_worlds(root, seed)
     files = sorted(f for f in root.rglob("*") if f.is_file())
@@ -378,13 +378,13 @@ def _mapping() -> Iterator[Callable[..., Iterable]]:
 
 
 def _render_domain(
-    root: Path, domain: str, seed: int, each: Callable[..., Iterable]
+    root: Path, domain: str, seed: int, mapped: Callable[..., Iterable]
 ) -> dict[str, float]:
     """Write one domain with the boxes of its objects; returns the share of pixels per class."""
     card, images = load_card(domain), WORLDS[domain].images
     counts = np.zeros(256, dtype=np.int64)
     boxes = []
-    drawn = each(partial(_render_image, root, domain, seed), range(images))
+    drawn = mapped(partial(_render_image, root, domain, seed), range(images))
     for pixels, objects in track(drawn, f"rendering {domain}", total=images, transient=True):
         counts += pixels
         boxes.append(objects)

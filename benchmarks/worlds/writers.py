@@ -53,7 +53,7 @@ def annotate(scene: Scene) -> list[Annotated]:
     owner = np.array([surface.instance for surface in scene.canvas.surfaces])
     # `Scene.boxes` goes through the visible instances in this order and does not name them
     instances = np.unique(owner[np.unique(scene.segments)])
-    found = []
+    objects = []
     for instance, seen in zip(instances[instances > 0], scene.boxes(), strict=True):
         if seen["train_id"] not in CLASSES:
             continue
@@ -65,8 +65,8 @@ def annotate(scene: Scene) -> list[Annotated]:
             min(x1, y1) < -0.5 or x2 > width + 0.5 or y2 > height + 0.5,
         )
         if one.small_side >= LEAST:
-            found.append(one)
-    return found
+            objects.append(one)
+    return objects
 
 
 def _whole_pixels(parts: list[Surface], extent: list[float]) -> int:
