@@ -196,12 +196,18 @@ def _require_pretrained(backbone: nn.Module, cell: Cell) -> None:
         )
 
 
+_UNBUILDABLE = (
+    *(ValueError, RuntimeError, AssertionError, AttributeError, TypeError),
+    NotApplicable,  # a backbone that is no vision transformer
+)
+
+
 def _unadapted(cell: Cell, task: Task) -> nn.Module:
     try:
         return task.build(cell.protocol)
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    except (ValueError, RuntimeError, AssertionError, AttributeError, TypeError) as error:
+    except _UNBUILDABLE as error:
         # What timm and torch raise where sizes, heads or features do not fit.
         raise UserError(
             f"{cell.protocol.name}: no model can be built of its backbone and head "
