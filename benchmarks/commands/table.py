@@ -55,10 +55,17 @@ def table(
         pairs=pairs,
     )
     arguments.check_engine(protocol, engine)
+    held = load_records(records, protocol.name, mode, engine)
+    if not held:
+        of = f"{mode}, engine {engine}" if engine else mode
+        raise UserError(
+            f"{records}: no records of {protocol.name} ({of}); `python -m benchmarks sweep {table} "
+            f"--profile {profile}` makes them below {arguments.RUNS}"
+        )
     built = tables.build(
         spec,
         protocol,
-        load_records(records, protocol.name, mode, engine),
+        held,
         table_spec.published(spec.published),
         request,
         load_records(against, protocol.name, mode, engine) if against else None,
