@@ -77,27 +77,27 @@ def compared(
     rows = []
     for key, heading in spec.headings.items():
         reference, other = (values[key] for values in both)
-        found = statistics.paired(reference, other)
+        result = statistics.paired(reference, other)
         scores = (score(statistics.summarise(list(row.values()))) for row in (reference, other))
-        verdict = statistics.agreement(found)
-        rows.append((method, heading, str(len(reference)), *scores, difference(found), verdict))
+        verdict = statistics.agreement(result)
+        rows.append((method, heading, str(len(reference)), *scores, difference(result), verdict))
     return rows
 
 
-def score(found: Summary | None) -> str:
+def score(summary: Summary | None) -> str:
     """Mean ± deviation."""
-    if found is None:
+    if summary is None:
         return "-"
-    return f"{found.mean:.1f}" + (f" ± {found.sd:.1f}" if found.sd is not None else "")
+    return f"{summary.mean:.1f}" + (f" ± {summary.sd:.1f}" if summary.sd is not None else "")
 
 
-def difference(found: Difference | None) -> str:
+def difference(result: Difference | None) -> str:
     """Mean [interval]."""
-    if found is None:
+    if result is None:
         return "-"
-    if found.low is None:
-        return f"{found.mean:+.1f}"
-    return f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
+    if result.low is None:
+        return f"{result.mean:+.1f}"
+    return f"{result.mean:+.1f} [{result.low:+.1f}, {result.high:+.1f}]"
 
 
 if __name__ == "__main__":

@@ -89,13 +89,13 @@ def main(tables: int) -> None:
     for rows in (8, 20):
         for seeds in (3, 5):
             for kind in NOISE:
-                found = simulate(rows, seeds, kind, tables)
-                ratio = found["power"] / found["power_bonferroni"]
+                result = simulate(rows, seeds, kind, tables)
+                ratio = result["power"] / result["power_bonferroni"]
                 names = ("errors", "errors_t", "power", "power_bonferroni")
-                shown = [f"{found[name]:.1f} %" for name in names]
-                shown += [f"{ratio:.1f}", f"{found['power_t']:.1f} %"]
+                shown = [f"{result[name]:.1f} %" for name in names]
+                shown += [f"{ratio:.1f}", f"{result['power_t']:.1f} %"]
                 lines.append((rows, seeds, kind, *shown))
-                if not 3 <= found["errors"] <= 7:
+                if not 3 <= result["errors"] <= 7:
                     missed.append(f"{rows} rows, {seeds} seeds, {kind}: errs in {shown[0]}")
                 if seeds == 3 and ratio < 2:
                     missed.append(f"{rows} rows, {seeds} seeds, {kind}: {ratio:.1f} x the power")

@@ -33,10 +33,10 @@ def task_gradients(test: MethodUnderTest) -> str:
     Pretrained tensors behind the last block, where a method trains them, get none there.
     """
     vit = test.trace.vit
-    found = require_learners(vit)
+    learning = require_learners(vit)
     pretrained = dict(test.plain().named_parameters())
-    behind = {n for n in found if n in pretrained and _acts_after_the_blocks(vit, n)}
-    read = {name: p for name, p in found.items() if name not in behind}
+    behind = {n for n in learning if n in pretrained and _acts_after_the_blocks(vit, n)}
+    read = {name: p for name, p in learning.items() if name not in behind}
     if not read:
         raise Broken(f"all that learns is {some(sorted(behind))}, which no task reads")
     loss = test.loss(test.maps(vit))
@@ -55,30 +55,30 @@ def slope(test: MethodUnderTest) -> str:
     Every tensor has the same share in a direction, so that a wrong gradient of one is seen.
     """
     placed, vit, images = _in_double(test)
-    found = list(require_learners(vit).values())
+    learning = list(require_learners(vit).values())
 
     def loss() -> Tensor:
         return test.loss(vit.forward_features(images).double())
 
-    gradients = torch.autograd.grad(loss(), found, materialize_grads=True, allow_unused=True)
+    gradients = torch.autograd.grad(loss(), learning, materialize_grads=True, allow_unused=True)
     sizes = [gradient.norm().item() for gradient in gradients]
     if not max(sizes) > 0:
         raise Broken("the gradient is zero")
-    scales = [1 / (max(size, 0.03 * max(sizes)) * len(found) ** 0.5) for size in sizes]
+    scales = [1 / (max(size, 0.03 * max(sizes)) * len(learning) ** 0.5) for size in sizes]
     upwards = [scale * g / max(sizes) for scale, g in zip(scales, gradients, strict=True)]
     step, limit = FINE
-    rises = [_rise(found, upwards, loss, size) for size in (step, 3 * step)]
+    rises = [_rise(learning, upwards, loss, size) for size in (step, 3 * step)]
     if abs(rises[0] - rises[1]) > limit:  # something is computed in float32
         step, limit = COARSE
     wrong = 0.0
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
-        noise = [torch.randn(parameter.shape, generator=generator) for parameter in found]
+        noise = [torch.randn(parameter.shape, generator=generator) for parameter in learning]
         ways = [scale * way for scale, way in zip(scales, noise, strict=True)]
         terms = [(g * way).sum().item() for g, way in zip(gradients, ways, strict=True)]
-        wrong = max(wrong, abs(_rise(found, ways, loss, step) - sum(terms)))
+        wrong = max(wrong, abs(_rise(learning, ways, loss, step) - sum(terms)))
     if not placed.exact_gradient:
-        if not _rise(found, upwards, loss, step) > 0:
+        if not _rise(learning, upwards, loss, step) > 0:
             raise Broken("along its own gradient the loss does not rise")
         return f"not exact, as the method says: wrong by {wrong:.1e} where it is about 1"
     if not wrong <= limit:

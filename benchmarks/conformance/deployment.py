@@ -185,16 +185,16 @@ def autocast(test: MethodUnderTest) -> str:
             return distance(test.features(vit), exact) / exact.abs().max().item()
 
     _, vit = test.example
-    found, usual = error(vit), error(test.plain())
-    if not found <= HALF * usual:
-        raise Broken(f"bfloat16: wrong by {found:.1%}, without the method by {usual:.1%}")
+    mine, usual = error(vit), error(test.plain())
+    if not mine <= HALF * usual:
+        raise Broken(f"bfloat16: wrong by {mine:.1%}, without the method by {usual:.1%}")
     with torch.autocast("cpu", torch.bfloat16):
         features = vit.forward_features(test.images)
     if learners(vit):
         for name, gradient in _gradients(vit, test.loss(features)).items():
             if not gradient.isfinite().all():
                 raise Broken(f"bfloat16: the gradient of {name} is not finite")
-    return f"bfloat16 on the CPU: wrong by {found:.1%}, without the method by {usual:.1%}"
+    return f"bfloat16 on the CPU: wrong by {mine:.1%}, without the method by {usual:.1%}"
 
 
 def compiling(test: MethodUnderTest) -> str:
@@ -263,17 +263,17 @@ def _require_plain(vit: nn.Module, plain: nn.Module) -> None:
 
 def _gradients(vit: nn.Module, loss: Tensor) -> dict[str, Tensor]:
     """Name -> gradient of what learns."""
-    found = require_learners(vit)
-    values = torch.autograd.grad(loss, list(found.values()), allow_unused=True)
-    return {n: v for n, v in zip(found, values, strict=True) if v is not None}
+    learning = require_learners(vit)
+    values = torch.autograd.grad(loss, list(learning.values()), allow_unused=True)
+    return {n: v for n, v in zip(learning, values, strict=True) if v is not None}
 
 
-def _require_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
+def _require_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
     """Both as shares of the largest gradient, since single ones may be rounding noise."""
     largest = max((value.abs().max().item() for value in expected.values()), default=0.0) or 1.0
-    if other := sorted(found.keys() ^ expected.keys()):
+    if other := sorted(actual.keys() ^ expected.keys()):
         raise Broken(f"gradients differ in {some(other)}")
-    shares = {name: distance(found[name], expected[name]) / largest for name in expected}
+    shares = {name: distance(actual[name], expected[name]) / largest for name in expected}
     worst = max(shares, key=shares.get)
     if not shares[worst] <= GRADIENT:
         raise Broken(f"the gradient of {worst} differs by {shares[worst]:.1e} of the largest")

@@ -267,9 +267,9 @@ def require_learners(vit: nn.Module) -> dict[str, nn.Parameter]:
     Raises:
         NothingToCheck: nothing learns.
     """
-    if not (found := learners(vit)):
+    if not (learning := learners(vit)):
         raise NothingToCheck("nothing learns")
-    return found
+    return learning
 
 
 @torch.no_grad()
@@ -305,10 +305,10 @@ def require_close(what: str, one: Tensor, other: Tensor, limit: float) -> str:
     Raises:
         Broken: it is above `limit`, or not a number.
     """
-    found = distance(one, other)
-    if not found <= limit:
-        raise Broken(f"{what} differs by {found:.1e}, above {limit:.0e}")
-    return f"{what} differs by {found:.1e} (at most {limit:.0e})"
+    apart = distance(one, other)
+    if not apart <= limit:
+        raise Broken(f"{what} differs by {apart:.1e}, above {limit:.0e}")
+    return f"{what} differs by {apart:.1e} (at most {limit:.0e})"
 
 
 def some(names: list[str], shown: int = 3) -> str:

@@ -169,40 +169,40 @@ def start_block(test: MethodUnderTest) -> str:
     touched = 0
     for first in range(len(plain)):
         _, vit = test.with_fields(start_block=first).adapted()
-        found, where = learners(vit), f"with start_block {first},"
-        indices = {name: block_index(name) for name in found}
+        learning, where = learners(vit), f"with start_block {first},"
+        indices = {name: block_index(name) for name in learning}
         if early := [n for n, index in indices.items() if index is not None and index < first]:
             raise Broken(f"{where} {some(early)} learn")
         before = _leaving(vit, test)
-        if found:
+        if learning:
             nudge(vit)
         after = _leaving(vit, test)
         if first and (moved := distance(plain[first - 1], after[first - 1])) != 0:
             raise Broken(f"{where} what enters that block differs by {moved:.1e}")
-        if found and distance(before[first], after[first]) == 0:
+        if learning and distance(before[first], after[first]) == 0:
             raise Broken(f"{where} what learns does not change that block's output")
-        touched += bool(found)
+        touched += bool(learning)
     return f"from {touched} of {len(plain)} blocks on something learns, from that block itself on"
 
 
 def optimiser(test: MethodUnderTest) -> str:
     """The optimiser that the benchmark builds holds what learns, each tensor once."""
     placed, vit = test.untrained
-    found = require_learners(vit)
-    rules = {f"backbone.{name}": placed.decay(name) for name in found}
+    learning = require_learners(vit)
+    rules = {f"backbone.{name}": placed.decay(name) for name in learning}
     recipe = Recipe(iterations=1, batch=1, lr=1e-3, backbone_lr=1e-3, weight_decay=0.01)
     built = make_optimizer(nn.ModuleDict({"backbone": vit}), recipe, rules)
     held = [id(parameter) for group in built.param_groups for parameter in group["params"]]
-    if sorted(held) != sorted(id(parameter) for parameter in found.values()):
-        raise Broken(f"holds {len(held)} tensors, {len(found)} learn")
+    if sorted(held) != sorted(id(parameter) for parameter in learning.values()):
+        raise Broken(f"holds {len(held)} tensors, {len(learning)} learn")
     return f"holds the {len(held)} tensors that learn, once each"
 
 
 def gradients(test: MethodUnderTest) -> str:
     """After one step a gradient reaches all that learns (two zero factors starve each other)."""
     vit = test.trace.vit
-    found = require_learners(vit)
-    sizes = {n: 0.0 if p.grad is None else p.grad.abs().max().item() for n, p in found.items()}
+    learning = require_learners(vit)
+    sizes = {n: 0.0 if p.grad is None else p.grad.abs().max().item() for n, p in learning.items()}
     return require_gradients(test, vit, sizes)
 
 
@@ -217,9 +217,9 @@ def require_gradients(test: MethodUnderTest, vit: nn.Module, sizes: dict[str, fl
     Raises:
         Broken: something else gets none.
     """
-    found, largest = learners(vit), max(sizes.values())
+    learning, largest = learners(vit), max(sizes.values())
     low = [name for name, size in sizes.items() if not size > FAINT * max(largest, 1)]
-    blind = [name for name in low if is_blind(vit, found[name], test.images)]
+    blind = [name for name in low if is_blind(vit, learning[name], test.images)]
     seen = {name: size for name, size in sizes.items() if name not in blind}
     dead = [name for name, size in seen.items() if not size > NOISE * largest]
     if not seen:
@@ -233,12 +233,12 @@ def require_gradients(test: MethodUnderTest, vit: nn.Module, sizes: dict[str, fl
 def movement(test: MethodUnderTest) -> str:
     """Two steps move all that learns."""
     trace = test.trace
-    found = require_learners(trace.vit)
-    moved = {name: distance(trace.before[name], trace.after[name]) for name in found}
+    learning = require_learners(trace.vit)
+    moved = {name: distance(trace.before[name], trace.after[name]) for name in learning}
     still = [
         name
         for name, by in moved.items()
-        if not by > 0 and not is_blind(trace.vit, found[name], test.images)
+        if not by > 0 and not is_blind(trace.vit, learning[name], test.images)
     ]
     if still:
         raise Broken(f"{len(still)} of {len(moved)} have not moved: {some(still)}")
@@ -270,8 +270,8 @@ def decay_rules(test: MethodUnderTest) -> str:
 def decay_alone(test: MethodUnderTest) -> str:
     """Under a loss of zero, decay moves what learns to where the method says, and nothing else."""
     placed, vit = test.adapted()
-    found = require_learners(vit)
-    rules = {name: placed.decay(name) for name in found}
+    learning = require_learners(vit)
+    rules = {name: placed.decay(name) for name in learning}
     start = snapshot(vit)
     recipe = Recipe(iterations=1, batch=1, lr=0.1, backbone_lr=0.1, weight_decay=1.0)
     named = {f"backbone.{name}": rule for name, rule in rules.items()}
@@ -287,28 +287,28 @@ def decay_alone(test: MethodUnderTest) -> str:
     after = snapshot(vit)
     for name, rule in rules.items():
         points = {"to_zero": 0 * start[name], "to_init": start[name], "none": before[name]}
-        if found[name].grad is None:
+        if learning[name].grad is None:
             continue  # no part of the loss: the optimiser leaves it as it is
         left = (1 - recipe.lr * recipe.weight_decay) ** 2
         expected = points[rule] + left * (before[name] - points[rule])
         require_close(f"{name}, decayed {rule},", after[name], expected, DECAY)
-    if moved := [name for name in changed(before, after) if name not in found]:
+    if moved := [name for name in changed(before, after) if name not in learning]:
         raise Broken(f"the decay of what learns moves {some(moved)}, which does not")
     return f"{len(rules)} tensors have {left:.0%} of their way left"
 
 
 def _leaves(output: Tensor) -> list[Tensor]:
     """Tensors that a backward pass from `output` would give gradients to."""
-    seen, found, waiting = set(), [], [output.grad_fn]
+    seen, leaves, waiting = set(), [], [output.grad_fn]
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
         if hasattr(node, "variable"):
-            found.append(node.variable)
+            leaves.append(node.variable)
         waiting += [following for following, _ in node.next_functions]
-    return found
+    return leaves
 
 
 def _leaving(vit: nn.Module, test: MethodUnderTest) -> list[Tensor]:

@@ -72,11 +72,11 @@ def report(
 _COLUMNS = ("difference [95 % interval]", "verdict")
 
 
-def _cells(found: Difference | None) -> list[str]:
-    if found is None:
+def _cells(result: Difference | None) -> list[str]:
+    if result is None:
         return ["-", "-"]
-    interval = "" if found.low is None else f" [{found.low:+.2f}, {found.high:+.2f}]"
-    return [f"{found.mean:+.2f}{interval}", statistics.verdict(found)]
+    interval = "" if result.low is None else f" [{result.low:+.2f}, {result.high:+.2f}]"
+    return [f"{result.mean:+.2f}{interval}", statistics.verdict(result)]
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -91,9 +91,10 @@ def _notes(averages: Judgement, label: str) -> list[str]:
         "the best baseline was chosen on these same scores, so luck has lifted it: not to beat it "
         "is weaker evidence than to beat it",
     ]
-    tested = [each for each in averages.differences.values() if each and each.low is not None]
+    results = averages.differences.values()
+    tested = [result for result in results if result and result.low is not None]
     if tested:
-        half = median((each.high - each.low) / 2 for each in tested)
+        half = median((result.high - result.low) / 2 for result in tested)
         lines.append(
             f"a difference on Avg below about {half:.2f} cannot be told from noise here "
             "(median half width of the intervals)"
@@ -131,12 +132,12 @@ def baselines(folder: Path, cells: Sequence[Cell], out: Path, how: str) -> Basel
     """
     first = cells[0]
     protocol, placements = first.protocol, dict.fromkeys(cell.placement for cell in cells)
-    found = load_records(folder, protocol.name, first.mode) if folder.is_dir() else []
-    found = [record for record in found if record.placement in placements]
-    mine = [record for record in found if record.label == first.label]
+    records = load_records(folder, protocol.name, first.mode) if folder.is_dir() else []
+    records = [record for record in records if record.placement in placements]
+    mine = [record for record in records if record.label == first.label]
     if folder.resolve() == out.resolve():
         mine = []
-    rows = [record for record in found if record.label != first.label]
+    rows = [record for record in records if record.label != first.label]
     remedy = f"make baselines with `{how}` and compare with `--against DIR`"
     for placement in placements:
         here = [record for record in rows if record.placement == placement]
@@ -266,8 +267,8 @@ def nonconforming(cell: Cell, report: Callable[[str], None]) -> int:
 
 def records_of(cells: Sequence[Cell], fixed: Baselines, out: Path) -> list[Record]:
     """The records that there are of the cells, committed ones first."""
-    found = [fixed.own.get(cell.digest) or finished(cell, out) for cell in cells]
-    return [record for record in found if record is not None]
+    records = [fixed.own.get(cell.digest) or finished(cell, out) for cell in cells]
+    return [record for record in records if record is not None]
 
 
 def answer(spec: TableSpec, fixed: Baselines, cells: Sequence[Cell], mine: Sequence[Record]) -> str:

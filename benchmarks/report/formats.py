@@ -93,10 +93,10 @@ def _flat(table: Table) -> list[dict[str, Any]]:
     rows = []
     for block in table.blocks:
         if block.pairs:
-            for (method, other), found in block.pairs.differences.items():
+            for (method, other), result in block.pairs.differences.items():
                 pair = {"placement": block.placement, "method": method, "other": other}
                 chosen = {"selection": block.selection} if several else {}
-                rows.append(pair | _judged(found) | chosen)
+                rows.append(pair | _judged(result) | chosen)
             continue
         for row in block.rows:
             flat: dict[str, Any] = {
@@ -124,12 +124,12 @@ def _flat(table: Table) -> list[dict[str, Any]]:
     return rows
 
 
-def _judged(found: Difference | None) -> dict[str, Any]:
+def _judged(result: Difference | None) -> dict[str, Any]:
     return {
-        "difference": found.mean if found else None,
-        "difference_low": found.low if found else None,
-        "difference_high": found.high if found else None,
-        "verdict": verdict(found) if found else None,
+        "difference": result.mean if result else None,
+        "difference_low": result.low if result else None,
+        "difference_high": result.high if result else None,
+        "verdict": verdict(result) if result else None,
     }
 
 
@@ -140,8 +140,8 @@ def _who(block: Block) -> list[list[str]]:
     """Per row, the rows that it is better than, worse than, within the margin of, or neither."""
     words: dict[str, dict[str, list[str]]] = {row.label: {} for row in block.rows}
     opposite = {"better": "worse", "worse": "better"}
-    for (a, b), found in block.pairs.differences.items():
-        word = verdict(found)
+    for (a, b), result in block.pairs.differences.items():
+        word = verdict(result)
         words[a].setdefault(word, []).append(b)
         words[b].setdefault(opposite.get(word, word), []).append(a)
     order = [row.label for row in block.rows]
@@ -190,10 +190,10 @@ def _score(score: Summary | None) -> str | None:
     return f"{score.mean:.1f}" + (f" ± {score.sd:.1f}" if score.sd is not None else "")
 
 
-def _interval(found: Difference) -> str:
-    if found.low is None or found.high is None:
-        return f"{_signed(found.mean)}"
-    return f"{_signed(found.mean)} [{_signed(found.low)}, {_signed(found.high)}]"
+def _interval(result: Difference) -> str:
+    if result.low is None or result.high is None:
+        return f"{_signed(result.mean)}"
+    return f"{_signed(result.mean)} [{_signed(result.low)}, {_signed(result.high)}]"
 
 
 def _signed(value: float) -> str:
@@ -201,20 +201,20 @@ def _signed(value: float) -> str:
     return "0.0" if text in ("+0.0", "-0.0") else text
 
 
-def _versus(found: Difference | None, n: int) -> str | None:
+def _versus(result: Difference | None, n: int) -> str | None:
     """The difference of a row that has `n` seeds, of which the reference row may lack some."""
-    if found is None:
+    if result is None:
         return None
-    text = _interval(found)
-    fewer = f" ({found.n} pair{'s' * (found.n > 1)})" if found.n < n else ""
-    return f"{f'**{text}**' if found.excludes_zero else text} {verdict(found)}{fewer}"
+    text = _interval(result)
+    fewer = f" ({result.n} pair{'s' * (result.n > 1)})" if result.n < n else ""
+    return f"{f'**{text}**' if result.excludes_zero else text} {verdict(result)}{fewer}"
 
 
-def _agreement(found: Difference | None) -> str | None:
-    if found is None:
+def _agreement(result: Difference | None) -> str | None:
+    if result is None:
         return None
-    test = "" if found.paired else " (Welch)"
-    return f"{agreement(found)}: {_interval(found)}{test}"
+    test = "" if result.paired else " (Welch)"
+    return f"{agreement(result)}: {_interval(result)}{test}"
 
 
 def _published(row: Row, keys: list[str]) -> str:

@@ -26,9 +26,9 @@ HOW = (
 
 def completeness(labels: Sequence[str], seeds: Sequence[int], records: Sequence[Record]) -> str:
     """One line such as "23/24 cells, 1 failed: soma seed 2: loss not finite at step 12"."""
-    found = {(record.label, record.seed): record for record in records}
+    recorded = {(record.label, record.seed): record for record in records}
     wanted = [(label, seed) for label in labels for seed in seeds]
-    here = [found[key] for key in wanted if key in found]
+    here = [recorded[key] for key in wanted if key in recorded]
     parts = [f"{sum(r.status == 'done' for r in here)}/{len(wanted)} cells"]
     failed = [f"{r.label} seed {r.seed}: {r.reason}" for r in here if r.status == "failed"]
     if failed:
@@ -37,7 +37,7 @@ def completeness(labels: Sequence[str], seeds: Sequence[int], records: Sequence[
     if refused:
         reasons = dict.fromkeys(f"{r.label}: {r.reason}" for r in refused)
         parts.append(f"{len(refused)} not applicable: {'; '.join(reasons)}")
-    missing = [key for key in wanted if key not in found]
+    missing = [key for key in wanted if key not in recorded]
     if missing:
         by_label: dict[str, list[str]] = {}
         for label, seed in missing:
@@ -47,14 +47,15 @@ def completeness(labels: Sequence[str], seeds: Sequence[int], records: Sequence[
     return ", ".join(parts)
 
 
-def discrimination(found: Discrimination | None) -> str:
+def discrimination(figures: Discrimination | None) -> str:
     """One line: spread of method means over seed noise, and rank agreement between seeds."""
-    if found is None:
+    if figures is None:
         return "discrimination on Avg: - (fewer than two methods with records)"
-    spread = f"spread of method means {found.spread:.2f}"
-    noise = "-" if found.seed_sd is None else f"{found.seed_sd:.2f}"
-    ratio = "-" if found.ratio is None else f"{found.ratio:.1f}"
-    tau = "-" if found.tau is None else f"{found.tau:.2f} (mean of {found.pairs} pairs of seeds)"
+    spread = f"spread of method means {figures.spread:.2f}"
+    noise = "-" if figures.seed_sd is None else f"{figures.seed_sd:.2f}"
+    ratio = "-" if figures.ratio is None else f"{figures.ratio:.1f}"
+    of = f" (mean of {figures.pairs} pairs of seeds)"
+    tau = "-" if figures.tau is None else f"{figures.tau:.2f}{of}"
     return (
         f"discrimination on Avg: {spread} / median seed sd {noise} = {ratio}; "
         f"Kendall tau between rankings of single seeds {tau}"
@@ -63,16 +64,16 @@ def discrimination(found: Discrimination | None) -> str:
 
 def comparisons(judged: Judgement, what: str) -> str:
     """One line: what a set of differences came to, and what their intervals rest on."""
-    found = [each for each in judged.differences.values() if each and each.low is not None]
-    counts = Counter(map(verdict, found))
+    tested = [result for result in judged.differences.values() if result and result.low is not None]
+    counts = Counter(map(verdict, tested))
     words = ", ".join(f"{counts[word]} {word}" for word in WORDS if counts[word])
-    without = len(judged.differences) - len(found)
+    without = len(judged.differences) - len(tested)
     if without:
         words = ", ".join([*filter(None, [words]), f"{without} without two seeds in common"])
-    if not found:
+    if not tested:
         return f"{what}: {words or '-'}"
     return (
-        f"{what}: {words}; the {CONFIDENCE * 100:g} % intervals of {len(found)} comparisons hold "
+        f"{what}: {words}; the {CONFIDENCE * 100:g} % intervals of {len(tested)} comparisons hold "
         f"together ({judged.confidence * 100:.1f} % each), noise of {judged.rows} rows with "
         f"{judged.freedom} degrees of freedom"
     )
@@ -106,7 +107,7 @@ def notes(
     if protocol.extra:
         again = ", ".join(domain.domain for domain in protocol.extra)
         lines.append(f"scored a second time, in no average: {again}")
-    engines = {each.cell["engine"]: None for each in records if "engine" in each.cell}
+    engines = {made.cell["engine"]: None for made in records if "engine" in made.cell}
     if engines:
         lines.append(f"engine of the detector: {', '.join(engines)}")
     rule = f"model selection: {', '.join(rules)}"

@@ -132,11 +132,11 @@ def published(spec: PublishedSpec | None, path: Path = PUBLISHED) -> Published:
         entry = values.setdefault(method, {})
         for selection in selections:
             wanted = spec.where | selection
-            found = [row for row in rows if all(row.get(k) == v for k, v in wanted.items())]
-            found = [row for row in found if row["domain"] in keys]
-            if not found:
+            chosen = [row for row in rows if all(row.get(k) == v for k, v in wanted.items())]
+            chosen = [row for row in chosen if row["domain"] in keys]
+            if not chosen:
                 raise UserError(f"{path.name}: no row for {method}: {wanted}")
-            for row in found:
+            for row in chosen:
                 key = keys[row["domain"]]
                 if key in entry:
                     raise UserError(

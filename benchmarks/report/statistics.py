@@ -129,23 +129,23 @@ def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Differ
     return welch(list(ours.values()), list(theirs.values()))
 
 
-def verdict(found: Difference | None) -> str:
+def verdict(result: Difference | None) -> str:
     """The word for a difference, the same everywhere.
 
     Returns:
         "better" or "worse": the interval excludes 0. "within 1 point" (`MARGIN`): it contains 0 and
         lies inside the margin. "cannot tell": neither. "one seed": there is no interval. "-".
     """
-    if found is None:
+    if result is None:
         return "-"
-    if found.low is None:
+    if result.low is None:
         return "one seed"
-    if found.excludes_zero:
-        return "better" if found.mean > 0 else "worse"
-    return WITHIN if found.within_margin else "cannot tell"
+    if result.excludes_zero:
+        return "better" if result.mean > 0 else "worse"
+    return WITHIN if result.within_margin else "cannot tell"
 
 
-def agreement(found: Difference | None, rounding: float = 0.05) -> str:
+def agreement(result: Difference | None, rounding: float = 0.05) -> str:
     """Whether a repeated measurement agrees with its reference: a test of equivalence.
 
     Returns:
@@ -153,13 +153,13 @@ def agreement(found: Difference | None, rounding: float = 0.05) -> str:
         printed digits (less than `rounding` apart); "differs" when the interval excludes 0;
         "cannot tell"; "one seed" when there is a difference but no interval; or "-".
     """
-    if found is None:
+    if result is None:
         return "-"
-    if found.low is None:
-        return "agrees" if abs(found.mean) < rounding else "one seed"
-    if found.within_margin:
+    if result.low is None:
+        return "agrees" if abs(result.mean) < rounding else "one seed"
+    if result.within_margin:
         return "agrees"
-    return "differs" if found.excludes_zero else "cannot tell"
+    return "differs" if result.excludes_zero else "cannot tell"
 
 
 @dataclass(frozen=True)
@@ -222,17 +222,17 @@ def repeated(
     """
     both = {label: sorted(set(ours[label]) & set(theirs.get(label, {}))) for label in ours}
     tested = [label for label, seeds in both.items() if len(seeds) > 1]
-    found = {k: difference(ours[k], theirs.get(k, {})) for k in ours if k not in tested}
+    results = {k: difference(ours[k], theirs.get(k, {})) for k in ours if k not in tested}
     if not tested:
-        return found
+        return results
     row = np.repeat(np.arange(len(tested)), [len(both[label]) for label in tested])
     observed = [ours[label][seed] - theirs[label][seed] for label in tested for seed in both[label]]
     identity = np.eye(len(tested))
     means, halves, *_ = _simultaneous(identity[row], row, np.array(observed), identity)
     for label, mean, half in zip(tested, means, halves, strict=True):
         low, high = float(mean - half), float(mean + half)
-        found[label] = Difference(float(mean), low, high, len(both[label]), paired=True)
-    return found
+        results[label] = Difference(float(mean), low, high, len(both[label]), paired=True)
+    return results
 
 
 def _simultaneous(

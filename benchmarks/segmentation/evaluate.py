@@ -63,17 +63,17 @@ def _predictions(
     """Label and prediction of every sample, in order; neighbours of one size run together."""
     device = next(model.parameters()).device
     window = protocol.window
-    for (height, width), group in groupby(samples, key=lambda each: each["image"].shape[1:]):
+    for (height, width), group in groupby(samples, key=lambda part: part["image"].shape[1:]):
         count = len(starts(height, window.size, window.stride)) * len(
             starts(width, window.size, window.stride)
         )
         together = max(WINDOWS_PER_FORWARD // count, 1)
         while chunk := list(islice(group, together)):
-            images = torch.stack([each["image"] for each in chunk]).to(device)
-            for each, scores in zip(
+            images = torch.stack([part["image"] for part in chunk]).to(device)
+            for part, scores in zip(
                 chunk, slide(model, images, window.size, window.stride), strict=True
             ):
-                yield each["label"], predict(scores, each["label"].shape).cpu().numpy()
+                yield part["label"], predict(scores, part["label"].shape).cpu().numpy()
 
 
 def starts(length: int, size: int, stride: int) -> list[int]:

@@ -152,8 +152,8 @@ class MaskHead(nn.Module):
             (layers, B, queries, classes + 1), void last.
         """
         maps = [
-            resized(reduce(each), scale)
-            for each, reduce, scale in zip(maps, self.reduce, self.scales, strict=True)
+            resized(reduce(level), scale)
+            for level, reduce, scale in zip(maps, self.reduce, self.scales, strict=True)
         ]
         pixels = self.pixel_decoder(maps, output_hidden_states=False, return_dict=True)
         decoded = self.transformer(pixels.multi_scale_features, pixels.mask_features)
