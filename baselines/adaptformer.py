@@ -63,8 +63,8 @@ class AdaptFormer(Method):
         bottleneck: width between the two linears.
         scale: factor on what is added.
         dropout: probability, in the bottleneck.
-        reads: "norm2": the tokens as the MLP reads them, normalised, the formula of the paper as
-            we know it. "stream": as they leave the attention, like the released code. "own_norm":
+        reads: "norm2": the tokens as the MLP reads them, normalised, the formula of the paper as we
+            know it. "stream": as they leave the attention, like the released code. "own_norm":
             through a layer norm that learns too; known copies have that, and a scale of 1.
     """
 

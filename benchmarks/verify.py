@@ -42,7 +42,8 @@ class Finding:
 
     Attributes:
         fault: one line, empty where all is well; nothing else is set then.
-        size: (height, width) of the image. counts: pixels or boxes of each class of the card.
+        size: (height, width) of the image.
+        counts: pixels or boxes of each class of the card.
         repaired: what is handled in memory (see `detection.reading.Objects`).
         digests: SHA-256 of image and ground truth.
     """
@@ -61,11 +62,13 @@ class Summary:
     Attributes:
         images: how many belong to the split, after its rule for images without a box.
         edition: which known edition has that many; "" for none.
-        counted: what `classes` counts of each class. sizes: "width x height" -> images.
-        empty: images without a pixel or box of any class. repaired: see `Finding`.
+        counted: what `classes` counts of each class.
+        sizes: "width x height" -> images.
+        empty: images without a pixel or box of any class.
+        repaired: see `Finding`.
         listing: the list file with its hash, where the split has one.
-        fingerprint: what records carry. contents: the same, over the SHA-256 of every file in place
-            of its number of bytes.
+        fingerprint: what records carry.
+        contents: the same, over the SHA-256 of every file in place of its number of bytes.
     """
 
     images: int
@@ -85,9 +88,11 @@ class Report:
     """What was found.
 
     Attributes:
-        faults: one line each. names: fault -> name of its image, "" where it is not one image's.
+        faults: one line each.
+        names: fault -> name of its image, "" where it is not one image's.
         splits: split -> summary; none where a file is at fault.
-        absent: split -> why it was left out. images: how many were read, in so many seconds.
+        absent: split -> why it was left out.
+        images: how many were read, in so many seconds.
     """
 
     faults: list[str]

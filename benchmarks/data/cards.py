@@ -67,8 +67,8 @@ class Split(Strict):
         labels: patterns of the ground truth, one per layout, the usual one first.
         count: number of images of the official edition.
         only: published list of the images that belong, where not all of them do.
-        folder: names that {folder} may have, the usual one first; capitals make no difference,
-            nor does a hyphen in place of an underscore.
+        folder: names that {folder} may have, the usual one first; capitals make no difference, nor
+            does a hyphen in place of an underscore.
         list_file: one image name a line; without, every image that fits the pattern.
         beta: values of {beta}, the attenuation of rendered fog per metre, as file names spell them.
         empty: whether images without a box belong to the split.
@@ -129,7 +129,8 @@ class Boxes(Strict):
     Attributes:
         encoding: "voc_xml", an XML per image with 1-based inclusive pixels, or
             "cityscapes_instances", an image of instance ids or the polygons it is painted from.
-        classes: names on disk in label order. ids: Cityscapes label id of each class.
+        classes: names on disk in label order.
+        ids: Cityscapes label id of each class.
     """
 
     encoding: Literal["voc_xml", "cityscapes_instances"]

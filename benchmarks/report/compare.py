@@ -108,8 +108,9 @@ class Baselines:
     """What a method is compared with.
 
     Attributes:
-        folder: where the records lie. rows: those of all other methods. own: the method's own ones
-            among them, by digest, failed ones left out.
+        folder: where the records lie.
+        rows: those of all other methods.
+        own: the method's own ones among them, by digest, failed ones left out.
     """
 
     folder: Path

@@ -26,8 +26,9 @@ class PublishedSpec(Strict):
 
     Attributes:
         domains: column key (a domain, avg or avg_all) -> name in the file's `domain` column.
-        where: file column -> value, for every row. methods: table row -> selections, each file
-            column -> value. All values have to match exactly.
+        where: file column -> value, for every row.
+        methods: table row -> selections, each file column -> value. All values have to match
+            exactly.
     """
 
     domains: dict[str, str]
@@ -39,10 +40,13 @@ class TableSpec(Strict):
     """One table; `benchmarks/tables/*.yaml`.
 
     Attributes:
-        protocols: profile -> protocol. metric: key in the records' metrics, percent.
-        domains: target domain -> heading, in column order; Avg is their mean. sources: test split
-            of a source -> heading, shown before them and in a second average, over all.
-        reference: row that differences are taken to. methods: rows in order.
+        protocols: profile -> protocol.
+        metric: key in the records' metrics, percent.
+        domains: target domain -> heading, in column order; Avg is their mean.
+        sources: test split of a source -> heading, shown before them and in a second average, over
+            all.
+        reference: row that differences are taken to.
+        methods: rows in order.
     """
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]  # of files too: no way into other folders

@@ -38,7 +38,8 @@ class Difference:
     """A difference with its 95 % interval; `low` and `high` are None below two values.
 
     Attributes:
-        n: pairs of seeds, or the smaller of the two numbers of values. paired: by seed or not.
+        n: pairs of seeds, or the smaller of the two numbers of values.
+        paired: by seed or not.
     """
 
     mean: float
@@ -63,9 +64,10 @@ class Discrimination:
     """How well a set of methods can be told apart.
 
     Attributes:
-        spread: largest minus smallest mean of a method. seed_sd: median over methods of the
-            standard deviation over seeds. tau: Kendall's tau between the rankings of single seeds,
-            mean over `pairs` pairs of seeds. None: not defined for these values.
+        spread: largest minus smallest mean of a method.
+        seed_sd: median over methods of the standard deviation over seeds.
+        tau: Kendall's tau between the rankings of single seeds, mean over `pairs` pairs of seeds.
+            None: not defined for these values.
     """
 
     spread: float

@@ -171,8 +171,10 @@ class Row:
     """One method in one block.
 
     Attributes:
-        state: "done", "failed" (no seed ended well), "n/a" or "missing". n: seeds that count.
-        trainable: parameters of the backbone that learn. scores: column key -> percent.
+        state: "done", "failed" (no seed ended well), "n/a" or "missing".
+        n: seeds that count.
+        trainable: parameters of the backbone that learn.
+        scores: column key -> percent.
         difference: Avg minus that of the reference row, judged with those of the other rows; None
             in the reference row itself.
         paired: the same with the plain paired t interval.
@@ -229,8 +231,8 @@ class Request:
     """What of a table is asked for; None stands for what the table or protocol says.
 
     Attributes:
-        placements: None is the default one and every other that has records. selections: rules;
-            target-oracle brings the protocol's own rule with it.
+        placements: None is the default one and every other that has records.
+        selections: rules; target-oracle brings the protocol's own rule with it.
         pairs: judge every row against every other, too.
     """
 

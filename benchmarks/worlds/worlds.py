@@ -303,8 +303,10 @@ class Manifest(Strict):
     """What was rendered.
 
     Attributes:
-        origin: seed, and hash of the renderer. class_share: domain -> class -> share of pixels.
-        boxes: list of a domain -> statistics. files: path below the manifest's folder -> SHA-256.
+        origin: seed, and hash of the renderer.
+        class_share: domain -> class -> share of pixels.
+        boxes: list of a domain -> statistics.
+        files: path below the manifest's folder -> SHA-256.
     """
 
     origin: dict[str, int | str]
