@@ -20,7 +20,7 @@ from tiny_worlds import write_world
 from toy_task import cell_of, numbers, uninterrupted
 
 from benchmarks import run
-from benchmarks.cell import Cell
+from benchmarks.cell import Cell, prepare
 from benchmarks.slurm import Resources, Ticket, sweep
 from benchmarks.sweep import Outcome, Plan, finished
 
@@ -127,7 +127,7 @@ def test_jobs_that_slurm_cuts_off_go_on_to_the_same_bits(
 def test_processes_that_srun_starts_share_a_cell(tmp_path: Path) -> None:
     write_world(tmp_path, "gtav", "train", 7)
     write_world(tmp_path, "cityscapes", "val", 20)
-    cell = toy_shards.cell()
+    (cell,) = prepare([toy_shards.cell()], tmp_path, tmp_path / "out")
     together = partial(run.run_cell, devices=2)
     plan = Plan((cell,), tmp_path / "out", tmp_path, "cpu", together)
     outcome, _ = work(plan, devices=2)
