@@ -28,6 +28,10 @@ from benchmarks.yaml_files import differences
 POLL = 0.5  # seconds between two looks at a lock that is waited for
 PATIENCE = 10  # seconds that a worker has to end
 RunCell = Callable[[Cell, Path, Path, str, bool], Record]
+Report = Callable[[str, bool], None]  # a line, and whether it ends a cell
+# glibc hands large blocks back to the kernel after each use; keeping them made training 2-6 % and
+# evaluation 10-20 % faster on the mini profile. Read when a process starts, so set for the workers.
+_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,41 @@ class Plan:
     device: str
     run: RunCell
     devices: int = 1  # of each cell, which `run` knows too
+
+
+@dataclass
+class Outcome:
+    """How a sweep ended, in lines.
+
+    Attributes:
+        ran, skipped: numbers of cells run now, and recorded before.
+        failed: cells that ended badly.
+        lost: cells whose worker died, or whose machine failed.
+        errors: what the user has to fix.
+        unstarted: a number.
+        queued: number of cells left to jobs that are not waited for.
+    """
+
+    ran: int = 0
+    skipped: int = 0
+    unstarted: int = 0
+    queued: int = 0
+    failed: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """2 for a dead worker or something to fix, 1 for failed cells, else 0."""
+        return 2 if self.lost or self.errors else 1 if self.failed else 0
+
+    def summary(self) -> list[str]:
+        """Lines for the end of a sweep: what to fix first, then failures, then counts."""
+        lines = [f"error: {line}" for line in (*self.errors, *self.lost)]
+        lines += [f"failed: {line}" for line in self.failed]
+        left = f", {self.queued} left to jobs" if self.queued else ""
+        left += f", {self.unstarted} not started" if self.unstarted else ""
+        return [*lines, f"{self.ran} cells run, {self.skipped} recorded before{left}"]
 
 
 def finished(cell: Cell, out: Path) -> Record | None:
@@ -122,47 +161,6 @@ def join_run(plan: Plan, cell: Cell) -> None:
     """
     if finished(cell, plan.out) is None:
         plan.run(cell, plan.out, plan.data_root, plan.device, False)
-
-
-Report = Callable[[str, bool], None]  # a line, and whether it ends a cell
-# glibc hands large blocks back to the kernel after each use; keeping them made training 2-6 % and
-# evaluation 10-20 % faster on the mini profile. Read when a process starts, so set for the workers.
-_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
-
-
-@dataclass
-class Outcome:
-    """How a sweep ended, in lines.
-
-    Attributes:
-        ran, skipped: numbers of cells run now, and recorded before.
-        failed: cells that ended badly.
-        lost: cells whose worker died, or whose machine failed.
-        errors: what the user has to fix.
-        unstarted: a number.
-        queued: number of cells left to jobs that are not waited for.
-    """
-
-    ran: int = 0
-    skipped: int = 0
-    unstarted: int = 0
-    queued: int = 0
-    failed: list[str] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-
-    @property
-    def exit_code(self) -> int:
-        """2 for a dead worker or something to fix, 1 for failed cells, else 0."""
-        return 2 if self.lost or self.errors else 1 if self.failed else 0
-
-    def summary(self) -> list[str]:
-        """Lines for the end of a sweep: what to fix first, then failures, then counts."""
-        lines = [f"error: {line}" for line in (*self.errors, *self.lost)]
-        lines += [f"failed: {line}" for line in self.failed]
-        left = f", {self.queued} left to jobs" if self.queued else ""
-        left += f", {self.unstarted} not started" if self.unstarted else ""
-        return [*lines, f"{self.ran} cells run, {self.skipped} recorded before{left}"]
 
 
 def sweep(plan: Plan, workers: int, report: Report, retry_failed: bool = False) -> Outcome:
