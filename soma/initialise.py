@@ -240,4 +240,5 @@ def _write(path: Path, triplets: Triplets) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+    temporary.chmod(0o644)
     temporary.replace(path)
