@@ -62,6 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as error:
         if isinstance(error.code, int) and error.code > 128:  # a signal ended it
             raise
+        if isinstance(error.__context__, BrokenPipeError):  # as of `table table1 | head`
+            return 1
         at = traceback.extract_tb(error.__traceback__)[-1]
         print(f"error: {at.filename} line {at.lineno}: leaves with {error!r}", file=sys.stderr)
         return 2

@@ -267,3 +267,9 @@ def test_an_interrupt_while_modules_are_imported_is_one_line(tmp_path: Path) -> 
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (130, "interrupted; the same command resumes\n")
+
+
+def test_a_reader_that_leaves_a_pipe_early_is_no_fault() -> None:
+    command = f"{sys.executable} -m benchmarks table table1 | true"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == ""
