@@ -54,10 +54,10 @@ class Environment(BaseModel):
 
 
 def environment() -> Environment:
-    """The environment of this process, as records keep it; the first call belongs to its start."""
+    """The environment of this process, as records keep it."""
     torch = sys.modules.get("torch")  # asked only where the run has imported it
     cuda = torch is not None and torch.cuda.is_available()
-    commit, changes = _checkout_at_start(REPOSITORY)
+    commit, changes = checkout_at_start(REPOSITORY)
     if (commit, changes) != _checkout(REPOSITORY):
         changes = "changed while the process ran"
     return Environment(
@@ -80,8 +80,9 @@ def _checkout(folder: Path) -> tuple[str | None, str | None]:
     return commit, _git(folder, "status", "--porcelain", "--", ".", ":!results")
 
 
-# What a process runs is what it has imported, not what is on disk when its record is written.
-_checkout_at_start = cache(_checkout)
+# What a process runs is what it has imported, not what is on disk when its record is written: a run
+# asks at its start, and the first answer stays.
+checkout_at_start = cache(_checkout)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

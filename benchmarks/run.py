@@ -18,7 +18,7 @@ from benchmarks.artifacts import warm_start
 from benchmarks.backbones import BACKBONE
 from benchmarks.cell import Cell, fingerprints, first_stage_record
 from benchmarks.distributed import Shard, check_batch, configure_process, launch, make_fabric
-from benchmarks.environment import environment
+from benchmarks.environment import REPOSITORY, checkout_at_start
 from benchmarks.errors import UserError
 from benchmarks.memory import PeakMemory
 from benchmarks.optim import make_optimizer, resolve_decay_schedule
@@ -65,7 +65,7 @@ def run_cell(
             method that cannot be applied to the backbone and a loss that is not finite are
             outcomes instead: they come back, and are written, as a record of that status.
     """
-    environment()  # read before anything runs
+    checkout_at_start(REPOSITORY)
     recipe = cell.protocol.recipe
     check_batch(recipe, devices * nodes)
     fabric = make_fabric(device, recipe.precision, devices, nodes)

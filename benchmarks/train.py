@@ -181,7 +181,7 @@ class Checkpoint:
 
 
 _UNREADABLE = (
-    *(OSError, EOFError, RuntimeError, KeyError, TypeError),
+    *(OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError),
     *(pickle.UnpicklingError, zipfile.BadZipFile),
 )
 

@@ -53,8 +53,11 @@ def check_scores(record: Record, path: Path) -> None:
         ValueError: another domain or role than the cell's, another number of images, another score.
     """
     protocol = record.cell["protocol"]
-    roles = PROTOCOLS[protocol["task"]].roles.items()
-    scored = {d["domain"]: role for role, field in roles for d in protocol.get(field, ())}
+    try:
+        roles = PROTOCOLS[protocol["task"]].roles.items()
+        scored = {d["domain"]: role for role, field in roles for d in protocol.get(field, ())}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"its cell does not say what is scored ({error!r})") from error
     for evaluation in record.evaluations:
         if {name: score.role for name, score in evaluation.domains.items()} != scored:
             raise ValueError(f"iteration {evaluation.iteration} scores other domains than its cell")

@@ -104,8 +104,7 @@ class SemanticFpn(nn.Module):
 
     Starts: 3x3 convolutions Kaiming normal by their outputs, reducing ones Kaiming uniform (a = 1),
     as in the authors' Detectron2; norms 1 and 0; the last one torch's own, uniform within
-    1 / sqrt(channels). A smaller start (mmsegmentation's, a deviation of 0.01) costs some hundred
-    steps.
+    1 / sqrt(channels).
     """
 
     def __init__(self, width: int, sizes: SemanticFpnHead, classes: int) -> None:

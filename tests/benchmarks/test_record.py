@@ -22,6 +22,7 @@ from benchmarks.errors import UserError
 from benchmarks.record import Record, write_atomically
 from benchmarks.report.records import load_records
 from benchmarks.segmentation.metrics import summary
+from benchmarks.yaml_files import digest_of
 
 
 def test_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -247,6 +248,18 @@ def test_scores_are_those_of_the_matrices_beside_the_record(
         path.with_suffix(".npz").write_bytes(path.with_suffix(".npz").read_bytes()[:-100])
         words = "seed0.npz beside it cannot be read"
     with pytest.raises(UserError, match=f"{path}: not as its run left it: {words}"):
+        load_records(tmp_path, "toy", "controlled")
+
+
+@pytest.mark.parametrize(
+    "part", [{"task": "none"}, {"task": []}, {"targets": 1}, {"targets": [{}]}]
+)
+def test_a_cell_that_does_not_say_what_is_scored_is_refused(part: dict, tmp_path: Path) -> None:
+    record = toy_record("lora", 0)
+    cell = record.cell | {"protocol": record.cell["protocol"] | part}
+    changed = record.model_copy(update={"cell": cell, "digest": digest_of(cell)})
+    write_toy_records(tmp_path, [changed])
+    with pytest.raises(UserError, match="its cell does not say what is scored"):
         load_records(tmp_path, "toy", "controlled")
 
 

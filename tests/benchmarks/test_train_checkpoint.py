@@ -1,4 +1,5 @@
 import logging
+import random
 import zipfile
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from toy_training import STEPS, Killed, assert_same_bits, recipe, run
 
 from benchmarks.errors import UserError
+from benchmarks.train import _UNREADABLE, _read
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -61,6 +63,31 @@ def test_a_checkpoint_that_cannot_be_read_is_said_and_ignored(damage, tmp_path, 
     with caplog.at_level(logging.WARNING):
         assert_same_bits(whole, run(tmp_path, recipe()))
     assert "cannot be read" in caplog.text
+
+
+def test_no_bit_of_a_checkpoint_changes_what_is_read(tmp_path):
+    with pytest.raises(Killed):
+        run(tmp_path, recipe(), dies_at=10)
+    path = tmp_path / "seed0.checkpoint"
+    whole, expected = path.read_bytes(), _plain(_read(path))
+    draw, refused = random.Random(1), 0
+    for _ in range(400):
+        content = bytearray(whole)
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        path.write_bytes(content)
+        try:
+            assert _plain(_read(path)) == expected  # padding, or a date in the archive
+        except _UNREADABLE:
+            refused += 1
+    assert refused > 100
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value.tolist() if isinstance(value, torch.Tensor) else value
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint(tmp_path, monkeypatch):
