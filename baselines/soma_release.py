@@ -7,6 +7,7 @@ from torch import Tensor
 
 from soma import SoMA
 from soma.initialise import default_linear_weight, svd_factors
+from soma.method import added_field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +23,9 @@ class SoMARelease(SoMA):
     source: ClassVar[str] = (
         "github.com/ysj9909/SoMA, commit 7ea8c0e, as it behaves under mmengine 0.10"
     )
-    exact_start: ClassVar[bool] = False
-    subtract: ClassVar[bool] = False
     draws: ClassVar[bool] = True
+
+    subtract: bool = added_field(False)
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Singular components of a random weight of the same shape."""

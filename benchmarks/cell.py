@@ -1,6 +1,8 @@
 """A cell: one protocol, method, placement, recipe mode and seed, resolved to the last value."""
 
 import dataclasses
+import itertools
+import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +12,7 @@ from benchmarks import methods, tasks, yaml_files
 from benchmarks.data.cards import load_card
 from benchmarks.data.files import excluded
 from benchmarks.environment import environment
-from benchmarks.errors import UserError, closest
+from benchmarks.errors import UserError
 from benchmarks.methods import make_method, method_semantics
 from benchmarks.protocol import Protocol, RecipeChanges
 from benchmarks.record import Record
@@ -30,6 +32,8 @@ _NOT_SEMANTICS = {
 _NOT_SEMANTICS_OF_RECIPE = {
     *("checkpoint_every", "loader_workers", "accumulate", "activation_checkpointing")
 }
+# A comma that no bracket, brace or quote holds.
+_COMMA = re.compile(r""",(?=(?:[^"'\[\]{}()]|"[^"]*"|'[^']*'|\[[^\]]*\]|\{[^}]*\}|\([^)]*\))*$)""")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,24 +186,18 @@ def make_cell(
     for domain, names in changes.pop("data", {}).items():
         protocol = protocol.excluding(domain, names)
     placement = placement or protocol.default_placement
-    if placement not in protocol.placements:
-        known = closest(placement, protocol.placements)
-        raise UserError(f"{protocol.name}: no placement {placement!r}{known}")
+    placed = protocol.placement(placement)
     budget = budget_of(protocol, method, mode, seed)
     tuned = budget.chosen if budget else {}
     recipe = protocol.recipe_for(method, mode, tuned | changes.get("recipe", {}))
     fields = protocol.changes_for(method, mode).fields | changes.get("method", {})
-    if "start_block" in changes.get("method", {}):
-        raise UserError("--set method.start_block: the placement decides it; use --placement")
-    fields.setdefault("start_block", protocol.placements[placement])
+    for name in ("start_block", "end_block"):
+        if name in changes.get("method", {}):
+            raise UserError(f"--set method.{name}: the placement decides it; use --placement")
+    fields = placed | fields
     code = methods.code_of(method)
     make_method(method, fields, code)  # wrong names and values show here, before any work
-    label = methods.label(method)
-    recipe_changes = changes.pop("recipe", {}).items()
-    if kept := {key: value for key, value in recipe_changes if key not in _NOT_SEMANTICS_OF_RECIPE}:
-        changes["recipe"] = kept
-    if changes:
-        label += f"+{digest_of(changes)[:8]}"
+    label = label_of(protocol, method, mode, changes, tuned)
     return Cell(
         protocol=protocol.model_copy(update={"recipe": recipe}),
         method=method,
@@ -212,6 +210,38 @@ def make_cell(
         budget=budget,
         code=code,
     )
+
+
+def label_of(
+    protocol: Protocol,
+    method: str,
+    mode: str,
+    changes: Mapping[str, Mapping[str, Any]],
+    tuned: Mapping[str, Any] | None = None,
+) -> str:
+    """The name of a row in tables and paths: the method's, and a hash of what is changed in it.
+
+    A change to what the protocol says anyway is none: such a row is the method's own.
+
+    Args:
+        protocol: with the recipe that the changes are made to.
+        method: its name.
+        mode: of the recipe.
+        changes: "method" -> fields, "recipe" -> keys.
+        tuned: recipe keys that trials have chosen.
+    """
+    fields = protocol.changes_for(method, mode).fields
+    recipe = protocol.recipe_for(method, mode, dict(tuned or {})).model_dump(mode="json")
+    kept = {
+        "method": {k: v for k, v in changes.get("method", {}).items() if fields.get(k, ...) != v},
+        "recipe": {
+            key: value
+            for key, value in changes.get("recipe", {}).items()
+            if key not in _NOT_SEMANTICS_OF_RECIPE and recipe.get(key) != value
+        },
+    }
+    kept = {kind: part for kind, part in kept.items() if part}
+    return methods.label(method) + (f"+{digest_of(kept)[:8]}" if kept else "")
 
 
 def prepare(cells: Iterable[Cell], data_root: Path, out: Path) -> tuple[Cell, ...]:
@@ -319,6 +349,23 @@ def parse_changes(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
         changes[kind][domain] = excluded(names)
     yaml_files.validate(RecipeChanges, changes["recipe"], "--set recipe")
     return changes
+
+
+def combinations(settings: Iterable[str]) -> list[dict[str, dict[str, Any]]]:
+    """What `parse_changes` gives of each combination of values, where settings have several.
+
+    `["method.rank=4,8", "recipe.lr=1e-3,1e-4"]` makes four. Commas in brackets or quotes part
+    nothing.
+
+    Raises:
+        UserError: as `parse_changes`.
+    """
+    choices = []
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        several = _COMMA.split(text) if equals and not key.startswith("data.") else [text]
+        choices.append([f"{key}{equals}{value.strip()}" for value in several])
+    return [parse_changes(chosen) for chosen in itertools.product(*choices)]
 
 
 def protocol_semantics(protocol: Protocol) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def _fields(spec: str, method: "Method") -> dict[str, Any]:
     Raises:
         UserError: a value is not JSON.
     """
-    fields = plain(dataclasses.asdict(method))
+    fields = plain(method.described_fields())
     for name, value in fields.items():
         try:
             json.dumps(value, allow_nan=False)

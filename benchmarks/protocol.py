@@ -244,6 +244,11 @@ class Mode(Strict):
 
 
 FOLDER = Path(__file__).parent / "protocols"
+# Placements that every protocol knows besides its own, and what they set in a method.
+OTHER_PLACEMENTS: dict[str, dict[str, int | float]] = {
+    "last-third": {"start_block": 2 / 3},
+    "first-two-thirds": {"start_block": 0, "end_block": 2 / 3},
+}
 TRIALS = "results/trials"  # of each protocol, relative to the repository
 EQUAL_BUDGET = "equal-budget"
 
@@ -383,6 +388,19 @@ class Protocol(Strict):
     def engine_reason(self) -> str:
         """One line on which library the head is built from and why; "" without a choice."""
         return ""
+
+    def placement(self, name: str) -> dict[str, int | float]:
+        """What a placement sets in every method: one of the protocol's, or one that all know.
+
+        Raises:
+            UserError: no such placement.
+        """
+        if name in self.placements:
+            return {"start_block": self.placements[name]}
+        if name not in OTHER_PLACEMENTS:
+            known = closest(name, [*self.placements, *OTHER_PLACEMENTS])
+            raise UserError(f"{self.name}: no placement {name!r}{known}")
+        return OTHER_PLACEMENTS[name]
 
     def changes_for(self, method: str, mode: str) -> MethodChanges:
         """What this protocol sets for a method in a recipe mode, fields and recipe.

@@ -223,8 +223,10 @@ def _with_role(vit: nn.Module) -> list[tuple[str, int, str, nn.Module]]:
     ]
 
 
-def plain_linears(vit: nn.Module, start: int, targets: Collection[str]) -> dict[str, nn.Linear]:
-    """Name -> linear of the roles `targets` from block `start` on, fit to be replaced.
+def plain_linears(
+    vit: nn.Module, within: Collection[int], targets: Collection[str]
+) -> dict[str, nn.Linear]:
+    """Name -> linear of the roles `targets` in the blocks `within`, fit to be replaced.
 
     Raises:
         NotApplicable: a role is absent (q, k and v are while `qkv` is fused), or what stands there
@@ -233,7 +235,7 @@ def plain_linears(vit: nn.Module, start: int, targets: Collection[str]) -> dict[
     chosen = [
         (name, role, module)
         for name, block, role, module in _with_role(vit)
-        if block >= start and role in targets and next(module.parameters(), None) is not None
+        if block in within and role in targets and next(module.parameters(), None) is not None
     ]
     there = {role for _, role, _ in chosen}
     if missing := [role for role in targets if role not in there]:

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
 from torch import nn
@@ -10,6 +10,7 @@ from torch import nn
 from soma.backbone import (
     SIX_TARGETS,
     NotApplicable,
+    block_index,
     blocks_of,
     comes_before,
     depth,
@@ -24,6 +25,15 @@ __all__ = ["Adaptation", "Method", "NotApplicable", "NotFoldable", "Targeted", "
 
 class NotFoldable(Exception):
     """The adapted backbone has no plain form; the message says why."""
+
+
+def added_field(default: Any) -> Any:
+    """A field of a method that came after records and adapters were kept.
+
+    Its default has to mean what was done before. Descriptions leave it out while it has that value;
+    older records and adapters then stay those of the same method.
+    """
+    return field(default=default, metadata={"added": True})
 
 
 @dataclass(frozen=True)
@@ -84,10 +94,14 @@ class Method:
             ValueError: the backbone has no such block.
         """
         blocks, start = depth(vit), self.start_block
-        index = int(start * blocks + 0.5) if isinstance(start, float) else start
+        index = _index(start, blocks)
         if index >= blocks:
             raise ValueError(f"start_block {start!r}: the backbone has {blocks} blocks")
         return index
+
+    def past_block(self, vit: nn.Module) -> int:
+        """Index of the first block after the adapted ones; the depth where a method has no end."""
+        return depth(vit)
 
     def placed(self, vit: nn.Module) -> Self:
         """The same method with `start_block` as an index for this backbone."""
@@ -119,8 +133,16 @@ class Method:
     def described(self, vit: nn.Module) -> str:
         """Class and fields as JSON, `start_block` as an index for this backbone."""
         kind = f"{type(self).__module__}.{type(self).__qualname__}"
-        fields = asdict(self.placed(vit))
-        return json.dumps({"class": kind, **fields}, sort_keys=True, default=repr)
+        described = self.placed(vit).described_fields()
+        return json.dumps({"class": kind, **described}, sort_keys=True, default=repr)
+
+    def described_fields(self) -> dict[str, Any]:
+        """Name -> value of the fields; those added later only where they are not the default."""
+        return {
+            field.name: value
+            for field, value in zip(fields(self), asdict(self).values(), strict=True)
+            if not (field.metadata.get("added") and value == field.default)
+        }
 
     def decay(self, name: str) -> str:
         """Where weight decay pulls the parameter: "to_zero", "none" or "to_init".
@@ -128,6 +150,11 @@ class Method:
         Asked of new parameters, and of pretrained ones that learn where a method overrides this.
         """
         return "to_zero"
+
+
+def _index(share: int | float, blocks: int) -> int:
+    """A block by its index, or by a share of the depth, rounded."""
+    return int(share * blocks + 0.5) if isinstance(share, float) else share
 
 
 def require_own_fields(kind: type[Method]) -> None:
@@ -158,26 +185,54 @@ class Targeted(Method):
 
     Attributes:
         targets: roles of the adapted linears: q, k, v, proj, fc1, fc2.
+        end_block: first block after the adapted ones, as `start_block` is given; None for none.
     """
 
     targets: tuple[str, ...] = SIX_TARGETS
+    end_block: int | float | None = added_field(None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        end = self.end_block
+        is_share = isinstance(end, float) and 0 < end <= 1
+        is_index = isinstance(end, int) and not isinstance(end, bool) and end > 0
+        if not (end is None or is_share or is_index):
+            raise ValueError(f"end_block {end!r}: expected a block index or a share in (0, 1]")
         object.__setattr__(self, "targets", tuple(self.targets))  # YAML gives a list
         if unknown := set(self.targets) - set(SIX_TARGETS):
             raise ValueError(f"targets: no role {sorted(unknown)}, only {', '.join(SIX_TARGETS)}")
         if not self.targets:
             raise ValueError("targets: at least one role is needed")
 
+    def past_block(self, vit: nn.Module) -> int:
+        """Index of the first block after the adapted ones.
+
+        Raises:
+            ValueError: it lies beyond the depth, or leaves no block from `start_block` on.
+        """
+        blocks, end = depth(vit), self.end_block
+        past = blocks if end is None else _index(end, blocks)
+        if not self.first_block(vit) < past <= blocks:
+            raise ValueError(
+                f"end_block {end!r} after start_block {self.start_block!r}: the backbone has "
+                f"{blocks} blocks, and one at least is adapted"
+            )
+        return past
+
+    def placed(self, vit: nn.Module) -> Self:
+        """The same method with `start_block` and `end_block` as indices for this backbone."""
+        past = self.past_block(vit)
+        return replace(super().placed(vit), end_block=None if self.end_block is None else past)
+
     def target_linears(self, vit: nn.Module) -> dict[str, nn.Linear]:
-        """Name -> linear that the method replaces, from `start_block` on.
+        """Name -> linear that the method replaces, from `start_block` on and before `end_block`.
 
         Raises:
             NotApplicable: a target role is absent (q, k and v are while `qkv` is fused), or no
                 plain linear.
+            ValueError: the backbone has no such blocks.
         """
-        return plain_linears(vit, self.first_block(vit), self.targets)
+        return plain_linears(vit, range(self.first_block(vit), self.past_block(vit)), self.targets)
 
 
 def adapt(method: Method, vit: nn.Module, *, empty: bool = False) -> Method:
@@ -218,12 +273,14 @@ def adaptation_of(method: Method, vit: nn.Module) -> Adaptation:
 def adapt_as_noted(method: Method, vit: nn.Module, note: Adaptation, *, empty: bool) -> Method:
     """As `adapt`, with what `adaptation_of` gave for the same method and backbone."""
     placed = method.placed(vit)
-    start = placed.first_block(vit)
+    start, past = placed.first_block(vit), placed.past_block(vit)
     head, pretrained = head_names(vit), {name for name, _ in vit.named_parameters()}
     (placed.attach_empty if empty else placed.attach)(vit)
     vit.adaptation = note
     for name, parameter in vit.named_parameters():
         if name not in head:
-            learns = placed.trains(name) and not comes_before(vit, name, start)
+            index = block_index(name)
+            outside = comes_before(vit, name, start) or (index is not None and index >= past)
+            learns = placed.trains(name) and not outside
             parameter.requires_grad_(learns or name not in pretrained)
     return placed

@@ -12,17 +12,20 @@ import typer
 
 from benchmarks import console
 from benchmarks.environment import REPOSITORY
-from benchmarks.errors import UserError
+from benchmarks.errors import UserError, closest
 from benchmarks.protocol import Protocol
 
 if TYPE_CHECKING:
     from benchmarks.cell import Cell
+    from benchmarks.report.spec import TableSpec
     from benchmarks.sweep import Outcome, Plan, Report
 
 
 RUNS, REFERENCE = Path("results/runs"), REPOSITORY / "results" / "reference"
 Seeds = Annotated[str, typer.Option(help="Such as 0,1,2; default: the protocol's.")]
-Methods = Annotated[str, typer.Option(help="Such as soma,lora; default: the table's.")]
+Methods = Annotated[
+    str, typer.Option(help="Such as soma,lora, or factors of Table 4; default: the table's.")
+]
 Profile = Annotated[str, typer.Option(help="Which protocol of the table: mini, smoke, ...")]
 PlacementName = Annotated[str, typer.Option(help="Adapted blocks: default, both, or a name.")]
 Mode = Annotated[str, typer.Option("--recipe", help="Recipe mode of the protocol.")]
@@ -31,7 +34,7 @@ Settings = Annotated[
     typer.Option(
         "--set",
         help="recipe.FIELD=VALUE, method.FIELD=VALUE, or data.DOMAIN.exclude=[NAME, ...] or =a "
-        ".txt file of names; repeatable.",
+        ".txt file of names; repeatable. Several values (method.rank=4,8) make several cells.",
     ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N; workers take GPUs in turn.")]
@@ -164,15 +167,60 @@ def cells(
     Raises:
         UserError: a flag cannot be read, or the protocol has no such thing.
     """
-    from benchmarks.cell import make_cell, parse_changes
+    from benchmarks.cell import combinations, make_cell
 
-    changes = parse_changes(settings)
-    return [
+    asked = [
         make_cell(protocol, method, seed=seed, placement=where, mode=mode, changes=changes)
         for seed in numbers(seeds) or protocol.seeds
         for where in placements(protocol, placement) or (protocol.default_placement,)
         for method in dict.fromkeys(methods)
+        for changes in combinations(settings)
     ]
+    return list({cell.path: cell for cell in asked}.values())  # a value may be the protocol's own
+
+
+def cells_of_rows(
+    spec: TableSpec, protocol: Protocol, factors: str, seeds: str, placement: str, mode: str
+) -> list[Cell]:
+    """The cells of a table of factors, or of some of them; none twice.
+
+    Raises:
+        UserError: a flag cannot be read, or names what the table has not.
+    """
+    from benchmarks.cell import make_cell
+
+    chosen = factors_of(spec, factors, placement)
+    asked = [
+        make_cell(
+            protocol,
+            line.method,
+            seed=seed,
+            placement=line.placement,
+            mode=mode,
+            changes=line.changes,
+        )
+        for seed in numbers(seeds) or protocol.seeds
+        for line in spec.lines(protocol, mode)
+        if not chosen or line.factor in ("", *chosen)
+    ]
+    return list({cell.path: cell for cell in asked}.values())
+
+
+def factors_of(spec: TableSpec, asked: str, placement: str) -> tuple[str, ...]:
+    """The factors that --methods names where a table has them; none for "".
+
+    Raises:
+        UserError: no such factor, or a placement, which is each row's own.
+    """
+    if placement not in ("", "default"):
+        raise UserError(f"--placement {placement}: every row of {spec.name} has its own")
+    for name in names(asked):
+        if name not in spec.rows:
+            known = closest(name, spec.rows)
+            raise UserError(
+                f"--methods {name}: {spec.name} has no such factor{known}: {', '.join(spec.rows)}"
+            )
+    return names(asked)
 
 
 def train_missing(

@@ -78,12 +78,19 @@ def sweep(
         raise UserError("what jobs ask SLURM for needs --on slurm; here there is one machine")
     spec = load_table(table)
     protocol = arguments.with_engine(spec.protocol(profile), engine)
-    asked = arguments.names(methods) or spec.methods
-    cells = arguments.cells(protocol, asked, seeds, placement, mode, settings)
+    if spec.rows:
+        if settings:
+            raise UserError(f"--set: the rows of {spec.name} say what they change")
+        cells = arguments.cells_of_rows(spec, protocol, methods, seeds, placement, mode)
+    else:
+        asked = arguments.names(methods) or spec.methods
+        cells = arguments.cells(protocol, asked, seeds, placement, mode, settings)
     if dry_run:
         from benchmarks.dry_run import print_table
 
-        print_table(cells, device, arguments.known_root(protocol, data_root))
+        # Seeds cost the same: one of each row.
+        rows = list({(cell.placement, cell.label): cell for cell in reversed(cells)}.values())
+        print_table(rows[::-1], device, arguments.known_root(protocol, data_root))
         return
     root = arguments.data_root(protocol, data_root)
     arguments.announce(protocol)

@@ -45,11 +45,15 @@ def table(
     for folder in (records, against):
         if folder is not None and not folder.is_dir():
             raise UserError(f"{folder}: no such folder of records")
+    if spec.rows:
+        rows, placed = arguments.factors_of(spec, methods, placement), ()
+    else:
+        rows, placed = arguments.names(methods), arguments.placements(protocol, placement)
     request = tables.Request(
         mode=mode,
-        placements=arguments.placements(protocol, placement) or None,
+        placements=placed or None,
         seeds=arguments.numbers(seeds) or None,
-        methods=arguments.names(methods) or None,
+        methods=rows or None,
         reference=reference or None,
         selections=arguments.names(selection),
         pairs=pairs,

@@ -15,7 +15,7 @@ from benchmarks.report import formats, notes, statistics
 from benchmarks.report import spec as table_spec
 from benchmarks.report import table as tables
 from benchmarks.report.records import load_records
-from benchmarks.report.spec import SOURCE, TableSpec
+from benchmarks.report.spec import SOURCE, TableSpec, factor_rows
 from benchmarks.report.statistics import Difference, Judgement
 from benchmarks.report.table import AVERAGE, check_alike, values_by_seed
 from benchmarks.sweep import finished
@@ -134,7 +134,8 @@ def baselines(folder: Path, cells: Sequence[Cell], out: Path, how: str) -> Basel
     first = cells[0]
     protocol, placements = first.protocol, dict.fromkeys(cell.placement for cell in cells)
     records = load_records(folder, protocol.name, first.mode) if folder.is_dir() else []
-    records = [record for record in records if record.placement in placements]
+    varied = factor_rows(protocol, first.mode) - {first.label}
+    records = [r for r in records if r.placement in placements and r.label not in varied]
     mine = [record for record in records if record.label == first.label]
     if folder.resolve() == out.resolve():
         mine = []

@@ -100,6 +100,7 @@ def _flat(table: Table) -> list[dict[str, Any]]:
             continue
         for row in block.rows:
             flat: dict[str, Any] = {
+                **({"factor": block.factor} if block.factor else {}),
                 "placement": block.placement,
                 "method": row.label,
                 "n": row.n,
@@ -167,8 +168,9 @@ def _cells(table: Table, block: Block) -> tuple[list[str], list[list[str]]]:
         seconds = row.seconds_per_step
         cells.append(_or_state(row, None if seconds is None else f"{seconds:.3f}"))
         cells += [_or_state(row, _score(row.scores[key])) for key in table.headings]
-        same = row.label == table.reference
-        cells.append("(baseline)" if same else _or_state(row, _versus(row.difference, row.n)))
+        cells.append(
+            "(baseline)" if row.baseline else _or_state(row, _versus(row.difference, row.n))
+        )
         if published:
             cells.append(_published(row, published))
         if table.against:
@@ -229,6 +231,8 @@ def _published(row: Row, keys: list[str]) -> str:
 
 
 def _heading(block: Block) -> str:
+    if block.factor:
+        return f"Factor {block.factor}, selection {block.selection}"
     start = block.start
     where = f"share {start:.3g} of the depth" if isinstance(start, float) else f"{start}"
     every = f"first adapted block of every row: {where}"

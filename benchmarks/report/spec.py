@@ -4,14 +4,15 @@ import csv
 from dataclasses import dataclass
 from os.path import isfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from benchmarks import yaml_files
+from benchmarks import methods, yaml_files
+from benchmarks.cell import label_of
 from benchmarks.environment import REPOSITORY
 from benchmarks.errors import UserError, closest
-from benchmarks.protocol import Protocol
+from benchmarks.protocol import Positive, Protocol, RecipeChanges
 from benchmarks.tasks import load_protocol
 from benchmarks.yaml_files import Strict
 
@@ -36,6 +37,80 @@ class PublishedSpec(Strict):
     methods: dict[str, tuple[dict[str, str], ...]]
 
 
+class RowChanges(Strict):
+    """What a row changes in its method.
+
+    Attributes:
+        fields: of the method.
+        recipe: keys of the recipe.
+        times: key of the recipe -> factor on the value that the row would have without.
+    """
+
+    fields: dict[str, Any] = Field(default_factory=dict)
+    recipe: RecipeChanges = RecipeChanges()
+    times: dict[str, Positive] = Field(default_factory=dict)
+
+
+class RowSpec(RowChanges):
+    """A row that is a method with something changed, every other thing equal.
+
+    Attributes:
+        label: in the table, in the field's words.
+        method: its name.
+        placement: its name; None for the protocol's default.
+        profiles: profile -> changes in the place of the row's own, where lengths or widths differ.
+    """
+
+    label: Annotated[str, Field(pattern=r"^[^\n|]{1,60}$")]
+    method: str
+    placement: str | None = None
+    profiles: dict[str, RowChanges] = Field(default_factory=dict)
+
+    def changes(self, protocol: Protocol, mode: str, reference: str) -> dict[str, dict[str, Any]]:
+        """The changes as `cell.make_cell` takes them.
+
+        What the protocol sets for the reference, it sets for a row of another method too.
+
+        Raises:
+            UserError: a factor on what is no number of the recipe.
+        """
+        own = self.profiles.get(protocol.profile, self)
+        base = protocol.changes_for(reference, mode) if self.method != reference else RowChanges()
+        recipe = {
+            **base.recipe.model_dump(mode="json", exclude_unset=True),
+            **own.recipe.model_dump(mode="json", exclude_unset=True),
+        }
+        before = protocol.recipe_for(reference, mode).model_dump(mode="json")
+        for key, factor in own.times.items():
+            if not isinstance(before.get(key), float):
+                raise UserError(
+                    f"row {self.label}: times.{key}: {protocol.name} has no such number"
+                )
+            recipe[key] = float(f"{before[key] * factor:.4g}")
+        return {"method": base.fields | own.fields, "recipe": recipe}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a table of factors, as a protocol resolves it.
+
+    Attributes:
+        factor: heading of its block.
+        label: in the table.
+        method: its name.
+        changes: as `cell.make_cell` takes them.
+        placement: its name.
+        key: placement and label of its records.
+    """
+
+    factor: str
+    label: str
+    method: str
+    changes: dict[str, dict[str, Any]]
+    placement: str
+    key: tuple[str, str]
+
+
 class TableSpec(Strict):
     """One table; `benchmarks/tables/*.yaml`.
 
@@ -47,6 +122,8 @@ class TableSpec(Strict):
             all.
         reference: row that differences are taken to.
         methods: rows in order.
+        rows: in their place, factor -> rows that change it and nothing else, one block for each. A
+            row that changes nothing under some protocol is the reference.
     """
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]  # of files too: no way into other folders
@@ -56,8 +133,43 @@ class TableSpec(Strict):
     domains: Annotated[dict[str, str], Field(min_length=1)]
     sources: dict[str, str] = Field(default_factory=dict)
     reference: str
-    methods: Annotated[tuple[str, ...], Field(min_length=1)]
+    methods: tuple[str, ...] = ()
+    rows: dict[str, Annotated[tuple[RowSpec, ...], Field(min_length=1)]] = Field(
+        default_factory=dict
+    )
     published: PublishedSpec | None = None
+
+    @model_validator(mode="after")
+    def _has_rows_of_one_kind(self) -> "TableSpec":
+        if bool(self.methods) == bool(self.rows):
+            raise ValueError("methods: give these, or rows")
+        labels = [row.label for rows in self.rows.values() for row in rows]
+        if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"rows: two are called {twice[0]!r}; give each its own label")
+        return self
+
+    def lines(self, protocol: Protocol, mode: str) -> list[Line]:
+        """The rows of a table of factors under a protocol and a recipe mode; none of other tables.
+
+        The first one is the reference, of no factor.
+
+        Raises:
+            UserError: a change that does not fit the protocol, or a mode in which trials choose.
+        """
+        if not self.rows:
+            return []
+        protocol.changes_for("", mode)  # refuses an unknown mode
+        if protocol.modes[mode].trials is not None:
+            raise UserError(f"{self.name}: no recipe mode {mode}: rows hold the recipe fixed")
+        start, own = protocol.default_placement, self.reference
+        lines = [Line("", own, own, {}, start, (start, methods.label(own)))]
+        for factor, rows in self.rows.items():
+            for row in rows:
+                placement = row.placement or protocol.default_placement
+                changes = row.changes(protocol, mode, own)
+                key = placement, label_of(protocol, row.method, mode, changes)
+                lines.append(Line(factor, row.label, row.method, changes, placement, key))
+        return lines
 
     @property
     def headings(self) -> dict[str, str]:
@@ -99,6 +211,23 @@ class Published:
 
     values: dict[str, dict[str, tuple[str, str]]]
     footnotes: dict[str, str]
+
+
+def factor_rows(protocol: Protocol, mode: str) -> set[str]:
+    """Labels of records that some table of factors has under a protocol, the methods' own left out.
+
+    Tables of methods do not show them.
+    """
+    specs = [load_table(path) for path in sorted(FOLDER.glob("*.yaml"))]
+    if protocol.modes[mode].trials is not None:
+        return set()
+    return {
+        line.key[1]
+        for spec in specs
+        if protocol.name in spec.protocols.values()
+        for line in spec.lines(protocol, mode)
+        if line.key[1] != methods.label(line.method)
+    }
 
 
 def load_table(name: str | Path) -> TableSpec:

@@ -1,8 +1,8 @@
 """Records to a table: rows with uncertainty, differences, published numbers and what is missing."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -12,7 +12,14 @@ from benchmarks.errors import UserError, closest
 from benchmarks.protocol import Protocol
 from benchmarks.record import Evaluation, Record
 from benchmarks.report import notes, statistics
-from benchmarks.report.spec import AVERAGE, AVERAGE_ALL, SOURCE, Published, TableSpec
+from benchmarks.report.spec import (
+    AVERAGE,
+    AVERAGE_ALL,
+    SOURCE,
+    Published,
+    TableSpec,
+    factor_rows,
+)
 from benchmarks.report.statistics import MARGIN, Difference, Judgement, Summary, average
 
 _OF_SEED = ("seed", "first_stage")  # parts of a cell in which the seeds of a row may differ
@@ -180,6 +187,7 @@ class Row:
         paired: the same with the plain paired t interval.
         published: column key -> (number as printed, footnote letter).
         agreement: Avg minus that of the committed reference records.
+        baseline: it is the row that differences are taken to.
     """
 
     label: str
@@ -192,6 +200,7 @@ class Row:
     paired: Difference | None
     published: dict[str, tuple[str, str]]
     agreement: Difference | None
+    baseline: bool
 
 
 @dataclass(frozen=True)
@@ -199,7 +208,8 @@ class Block:
     """The rows of one placement under one selection rule, with the lines that stand below them.
 
     `start` is the first adapted block of every row; None where rows have their own. `pairs` are
-    the differences between all rows, where they are asked for.
+    the differences between all rows, where they are asked for. `factor` is what the rows of a table
+    of factors differ in.
     """
 
     placement: str
@@ -210,6 +220,7 @@ class Block:
     discrimination: str
     comparisons: str
     pairs: Judgement | None
+    factor: str = ""
 
 
 @dataclass(frozen=True)
@@ -261,6 +272,8 @@ def build(
         UserError: records of different protocol versions, settings or data; or an unknown name.
     """
     check_alike(records, protocol, spec.name)
+    if spec.rows:
+        return _of_factors(spec, protocol, records, published, request, against)
     labels = [*dict.fromkeys(map(methods.label, request.methods or spec.methods))]
     known = {*map(methods.label, spec.methods), *(record.label for record in records)}
     for asked in (*(request.methods or ()), request.reference):
@@ -268,7 +281,8 @@ def build(
         if asked and ":" not in asked and asked not in known:
             raise UserError(f"{spec.name}: no row {asked!r}{closest(asked, known)}")
     if request.methods is None:
-        labels += sorted({record.label for record in records} - set(labels))
+        others = factor_rows(protocol, request.mode)
+        labels += sorted({record.label for record in records} - set(labels) - others)
     seeds = request.seeds or protocol.seeds
     extras = [domain.domain for domain in protocol.extra]
     reference = request.reference or spec.reference
@@ -301,9 +315,71 @@ def build(
     )
 
 
+def _of_factors(
+    spec: TableSpec,
+    protocol: Protocol,
+    records: Sequence[Record],
+    published: Published,
+    request: Request,
+    against: Sequence[Record] | None,
+) -> Table:
+    """A table with one block per factor. Its records get the labels of its rows."""
+    first, *lines = spec.lines(protocol, request.mode)
+    names = {line.key: line.label for line in reversed((first, *lines))}
+
+    def renamed(those: Sequence[Record]) -> list[Record]:
+        keyed = [(names.get((record.placement, record.label)), record) for record in those]
+        return [record.model_copy(update={"label": name}) for name, record in keyed if name]
+
+    seeds, held = request.seeds or protocol.seeds, renamed(records)
+    reference = request.reference or first.label
+    if reference not in names.values():
+        raise UserError(f"{spec.name}: no row {reference!r}{closest(reference, names.values())}")
+    committed, remarks = comparable(against, protocol, records)
+    here, there = [r for r in held if r.seed in seeds], renamed(committed)
+    extras, rules = (
+        [domain.domain for domain in protocol.extra],
+        _rules(request.selections, protocol),
+    )
+    every, blocks = [*dict.fromkeys(names.values())], []
+    for rule in rules:
+        for factor in request.methods or spec.rows:
+            mine = {names[line.key]: line.label for line in lines if line.factor == factor}
+            labels = [*mine] if reference in mine else [reference, *mine]
+            view = _View(spec, published, labels, seeds, reference, extras, request.pairs, every)
+            block = _block(view, rule, (protocol.default_placement, None), here, there)
+            rows = block.rows
+            if not request.pairs:  # these speak of the rows by label
+                rows = tuple(replace(row, label=_both(row.label, mine)) for row in rows)
+            blocks.append(replace(block, factor=factor, rows=rows))
+    return Table(
+        name=spec.name,
+        title=spec.title,
+        headings=spec.headings | {domain: domain for domain in extras},
+        reference=reference,
+        blocks=tuple(blocks),
+        notes=(
+            *notes.effects(blocks, reference),
+            *notes.notes(protocol, spec, request.mode, rules, here, len(records) - len(here)),
+            *remarks,
+        ),
+        footnotes=_used(published, every),
+        against=against is not None,
+    )
+
+
+def _both(label: str, words: Mapping[str, str]) -> str:
+    """A row's name, with that of the reference where it is the same row."""
+    own = words.get(label, label)
+    return label if own == label else f"{own} ({label})"
+
+
 @dataclass(frozen=True)
 class _View:
-    """What all blocks of a table have in common."""
+    """What all blocks of a table have in common.
+
+    `compared` are the rows of all blocks where they are judged together.
+    """
 
     spec: TableSpec
     published: Published
@@ -312,6 +388,7 @@ class _View:
     reference: str
     extras: Sequence[str]
     pairs: bool
+    compared: Sequence[str] = ()
 
     def values(self, records: Sequence[Record], rule: str) -> dict[str, dict[int, float]]:
         spec = self.spec
@@ -326,7 +403,9 @@ def _block(
     against: Sequence[Record],
 ) -> Block:
     # Rows that are not shown: the reference, and those that say more about the noise.
-    labels = dict.fromkeys([*view.labels, view.reference, *(r.label for r in records)])
+    labels = dict.fromkeys(
+        [*view.labels, view.reference, *view.compared, *(r.label for r in records)]
+    )
     mine = {label: [r for r in records if r.label == label] for label in labels}
     values = {label: view.values(own, rule) for label, own in mine.items()}
     averages = {label: row[AVERAGE] for label, row in values.items()}
@@ -336,7 +415,8 @@ def _block(
         for label in shown
     }
     again = statistics.repeated(shown, committed)
-    versus = [(label, view.reference) for label in view.labels if label != view.reference]
+    compared = view.compared or view.labels
+    versus = [(label, view.reference) for label in compared if label != view.reference]
     judged = statistics.judge(averages, versus)
     rows = []
     for label in view.labels:
@@ -355,6 +435,7 @@ def _block(
             paired=None if label == view.reference else plain,
             published=view.published.values.get(label, {}),
             agreement=again[label],
+            baseline=label == view.reference,
         )
         rows.append(row)
     return Block(
@@ -364,7 +445,9 @@ def _block(
         rows=tuple(rows),
         completeness=notes.completeness(view.labels, view.seeds, records),
         discrimination=notes.discrimination(statistics.discrimination(shown)),
-        comparisons=notes.comparisons(judged, f"Avg - {view.reference}"),
+        comparisons=notes.comparisons(
+            judged, f"Avg - {view.reference}{', all factors' if view.compared else ''}"
+        ),
         pairs=statistics.judge(averages, [*combinations(shown, 2)]) if view.pairs else None,
     )
 

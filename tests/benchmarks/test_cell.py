@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from toy_records import toy_protocol
 
-from benchmarks.cell import Cell, make_cell, parse_changes, settings_of
+from benchmarks.cell import Cell, combinations, make_cell, parse_changes, settings_of
 from benchmarks.errors import UserError
 from benchmarks.methods import code_of, make_method
 from benchmarks.yaml_files import Strict, added_field, validate
@@ -117,6 +117,26 @@ def test_changes_by_set_show_in_label_and_path() -> None:
     assert len(one.label) == len("lora+") + 8
     assert one.path != other.path
     assert cell(mode="as-published").path == Path("toy/all+as-published/lora/seed0.json")
+
+
+def test_a_change_to_what_the_protocol_says_anyway_is_none() -> None:
+    same = cell("lora", ("method.rank=2", "recipe.backbone_lr=3e-3"))
+    assert (same.label, same.digest) == ("lora", cell("lora").digest)
+    both = cell("lora", ("method.rank=3", "recipe.backbone_lr=3e-3"))
+    assert both.label == cell("lora", ("method.rank=3",)).label
+
+
+def test_several_values_of_a_setting_are_several_cells() -> None:
+    asked = ["method.rank=4, 8", "recipe.lr=1e-3,1e-4", "method.targets=[q,k]"]
+    made = [(c["method"], c["recipe"]) for c in combinations(asked)]
+    assert made == [
+        ({"rank": rank, "targets": ["q", "k"]}, {"lr": lr})
+        for rank in (4, 8)
+        for lr in (1e-3, 1e-4)
+    ]
+    for whole in ('method.options={"a": 1, "b": [2, 3]}', "method.name='a,b'", 'method.name="a,b"'):
+        assert combinations([whole]) == [parse_changes([whole])]
+    assert len(combinations(["data.gtav.exclude=[a, b]"])) == len(combinations([])) == 1
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,39 @@ def test_nothing_before_the_start_block_learns(small_vit: Build, start: int) -> 
         assert parameter.requires_grad == (start == 0 or not (early or embedding)), name
 
 
+@pytest.mark.parametrize("end", [2, 0.5])
+def test_nothing_from_the_end_block_on_is_adapted(small_vit: Build, end: int | float) -> None:
+    vit = small_vit()
+    placed = adapt(SoMA(rank=2, start_block=1, end_block=end), vit)
+    assert placed.end_block == 2
+    learns = {name for name, parameter in vit.named_parameters() if parameter.requires_grad}
+    assert learns == {
+        f"blocks.1.{linear}.{tensor}" for linear in SIX for tensor in ("lora_a", "lora_b", "bias")
+    }
+    assert '"end_block": 2' in vit.adaptation.method
+
+
+def test_fields_that_came_later_are_not_described_at_their_default(small_vit: Build) -> None:
+    vit = small_vit()
+    assert not {"end_block", "subtract"} & SoMA().described_fields().keys()
+    assert SoMA(subtract=False).described_fields()["subtract"] is False
+    for wrong in ({"end_block": 1}, {"end_block": 5}, {"end_block": 0}, {"end_block": 1.5}):
+        with pytest.raises(ValueError, match="end_block"):
+            adapt(SoMA(rank=2, **{"start_block": 1, **wrong}), vit)
+
+
+def test_soma_with_its_start_added_and_with_none(small_vit: Build) -> None:
+    plain = small_vit()
+    for components, exact in (("minor", False), ("zero", True)):
+        vit, method = small_vit(), SoMA(rank=2, components=components, subtract=False)
+        adapt(method, vit)
+        assert method.exact_start == exact
+        for name, module in vit.named_modules():
+            if isinstance(module, LowRankLinear):
+                assert torch.equal(module.weight, plain.get_submodule(name).weight)
+                assert bool(module.lora_b.any()) != exact
+
+
 def test_soma_as_the_paper_defines_it(small_vit: Build) -> None:
     vit = small_vit()
     plain = copy.deepcopy(vit)

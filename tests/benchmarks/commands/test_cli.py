@@ -188,6 +188,28 @@ def test_sweep_of_both_placements_takes_all_methods_of_a_seed_first(
     assert (toy["root"] / "runs/toy/last-two-thirds/lora/seed1.json").exists()
 
 
+def test_several_values_of_set_make_a_sweep(toy: dict[str, Path], command: Command) -> None:
+    ranks = ("--set", "method.rank=2,4,8")
+    code, _, err = command(*sweep(toy, "--methods", "lora", "--seeds", "0", *ranks))
+    assert (code, err.splitlines()[-1]) == (0, "3 cells run, 0 recorded before")
+    one = [
+        "run",
+        toy["protocol"],
+        "lora",
+        "--data-root",
+        toy["root"],
+        "--out",
+        toy["root"] / "runs",
+    ]
+    code, out, _ = command(*one, *ranks)
+    assert code == 0
+    files = [line for line in out.splitlines() if line.endswith("seed0.json")]
+    assert Path(files[0]).parent.name == "lora"  # its rank is 2
+    assert len(set(files)) == 3
+    code, _, err = command(*one, *ranks, "--devices", 2)
+    assert (code, err.count("\n")) == (2, 1)
+
+
 def test_local_sweep_trains_each_cell_on_as_many_devices_as_asked(
     command: Command, toy: dict[str, Path]
 ) -> None:
