@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from benchmarks import __version__
+from benchmarks import INSTRUCTION_SET, __version__
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGES = (
@@ -37,6 +38,8 @@ class Environment(BaseModel):
         dirty: something differs from the commit, or changed while the process ran; what runs write
             under results/ is not counted.
         threads: torch threads of the process.
+        instruction_set: what torch says that its own kernels use, and the variables that limit
+            torch, oneDNN and MKL, as far as they are set (see `benchmarks.INSTRUCTION_SET`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +54,7 @@ class Environment(BaseModel):
     cpu: Line = ""
     gpu: Line | None = None
     threads: int | None = None
+    instruction_set: dict[Line, Line] = Field(default_factory=dict)
 
 
 def environment() -> Environment:
@@ -71,7 +75,16 @@ def environment() -> Environment:
         cpu=_cpu(),
         gpu=torch.cuda.get_device_name() if cuda else None,
         threads=torch.get_num_threads() if torch is not None else None,
+        instruction_set=instruction_set(),
     )
+
+
+def instruction_set() -> dict[str, str]:
+    """What chooses the kernels of this process, by name; "torch" only where it is imported."""
+    torch = sys.modules.get("torch")
+    used = {"torch": torch.backends.cpu.get_cpu_capability()} if torch is not None else {}
+    variables = {name: os.environ[name] for name in INSTRUCTION_SET if name in os.environ}
+    return used | {name: " ".join(value.split()) for name, value in variables.items()}
 
 
 def _checkout(folder: Path) -> tuple[str | None, str | None]:

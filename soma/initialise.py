@@ -135,7 +135,10 @@ def _kept(
     folder = cache_folder()
     if folder is None:
         return decompose(weight, indices)
-    path = folder / f"{kind}-{_digest(weight, note=f'{_VERSION} {list(indices)}')}.pt"
+    # LAPACK's bits depend on the instruction set: another processor's entry is another run's start.
+    kernels = f"{torch.backends.cpu.get_cpu_capability()} {os.environ.get('MKL_CBWR', '')}"
+    note = f"{_VERSION} {torch.__version__} {kernels} {list(indices)}"
+    path = folder / f"{kind}-{_digest(weight, note=note)}.pt"
     shapes = (weight.shape[0], len(indices)), (len(indices),), (len(indices), weight.shape[1])
     triplets = _read(path, shapes, dtype)
     if triplets is None:

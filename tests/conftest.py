@@ -1,5 +1,8 @@
 from collections.abc import Callable
 
+import benchmarks  # noqa: F401 - before torch: it sets the instruction set
+
+# isort: split
 import pytest
 import torch
 from small_vits import VITS, build_vit

@@ -12,6 +12,8 @@ import numpy as np
 from paths import ROOT
 from tiny_setting import setting
 
+from benchmarks.environment import instruction_set
+
 __all__ = ["setting"]
 
 
@@ -38,6 +40,7 @@ def outcome(folder: Path, method: str, seed: int) -> tuple[list, dict[str, np.nd
     with np.load(path.with_suffix(".npz")) as arrays:
         matrices = {name: arrays[name] for name in arrays}
     record = json.loads(path.read_text())
+    assert record["environment"]["instruction_set"] == instruction_set()  # workers inherit it
     return [record["digest"], record["evaluations"], record["losses"]], matrices
 
 

@@ -181,6 +181,15 @@ def test_entries_differ_by_weight_rank_and_components(cache: Path) -> None:
     assert len(list(cache.iterdir())) == 6
 
 
+def test_entries_differ_by_the_kernels_that_made_them(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kernels in ("AVX2", "COMPATIBLE", "AVX2"):
+        monkeypatch.setenv("MKL_CBWR", kernels)
+        svd_factors(random_weight(16, 16), 4, "minor", 1.0)
+    assert len(list(cache.iterdir())) == 2
+
+
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("damage", ["cut", "empty", "bit", "other", "text"])
 def test_a_damaged_entry_is_computed_anew(cache: Path, damage: str) -> None:
