@@ -24,7 +24,7 @@ def printed(*options: str) -> str:
     """What `table` prints of the table's own rows, from the reference."""
     rows = ",".join(load_table("table1").methods)
     command = [sys.executable, "-m", "benchmarks", "table", "table1", "--placement", "default"]
-    command += ["--methods", rows, *options]
+    command += ["--methods", rows, *(options or ["--format", "md"])]
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 

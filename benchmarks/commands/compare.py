@@ -20,6 +20,7 @@ from benchmarks.commands.arguments import (
     Seeds,
     Settings,
 )
+from benchmarks.commands.table import Format, Notes, Write, check_format, written
 from benchmarks.report.spec import load_table
 
 
@@ -40,6 +41,9 @@ def compare(
     replace: Annotated[
         bool, typer.Option(help="Run again what failed or was recorded before METHOD changed.")
     ] = False,
+    form: Format = "text",
+    notes: Notes = False,
+    write: Write = None,
 ) -> None:
     """Check METHOD, train its row of TABLE, and say whether it is better or worse.
 
@@ -47,7 +51,10 @@ def compare(
     """
     from benchmarks.cell import prepare
     from benchmarks.report import compare as comparison
+    from benchmarks.report import table as tables
+    from benchmarks.report.formats import HINT, WHOLE, Layout, render, wrapped
 
+    check_format(form)
     spec = load_table(table)
     protocol = arguments.with_engine(spec.protocol(profile), engine)
     if not engine:
@@ -67,6 +74,19 @@ def compare(
         comparison.clear(todo, out)
     arguments.train_missing(todo, out, root, device, workers)
     mine = comparison.records_of(cells, fixed, out)
-    print(comparison.answer(spec, fixed, cells, mine), end="")
+    built = comparison.build(spec, fixed, cells, mine)
+    order = "avg" if form == "text" else "table"
+    print(render(tables.ordered(built, order), form, Layout(notes=notes)), end="")
+    if form in ("text", "md"):
+        words = comparison.verdicts(built, cells[0])
+        print(f"\n{wrapped(words) if form == 'text' else words}", end="")
+    if form == "text" and not notes:
+        print(f"\n{HINT}")
+    if write:
+        choices = [placement, mode, engine, seeds and f"seeds{seeds}", *settings]
+        line = written(
+            built, WHOLE, write, ["compare", cells[0].label, spec.name, profile, *choices]
+        )
+        console.say(line)
     if any(record.status == "failed" for record in mine):
         raise typer.Exit(1)

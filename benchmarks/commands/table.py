@@ -1,25 +1,49 @@
 """The command `table`: records as a table."""
 
+from __future__ import annotations
+
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from benchmarks.commands import arguments
-from benchmarks.commands.arguments import REFERENCE, Engine, Methods, Mode, Profile, Seeds
+from benchmarks.commands.arguments import REFERENCE, RUNS, Engine, Methods, Mode, Profile, Seeds
 from benchmarks.errors import UserError, closest
 from benchmarks.record import write_atomically
 from benchmarks.yaml_files import digest_of
+
+if TYPE_CHECKING:
+    from benchmarks.report.formats import Layout
+    from benchmarks.report.table import Table
+
+Format = Annotated[str, typer.Option("--format", help="text, md, csv, tex, html or json.")]
+Write = Annotated[
+    Path | None, typer.Option(help="Folder for the table as .md, .csv, .tex and .html.")
+]
+Notes = Annotated[bool, typer.Option("--notes", help="What numbers mean, published ones, recipes.")]
 
 
 def table(
     table: str,
     profile: Profile = "mini",
-    records: Annotated[Path, typer.Option(help="Default: the committed reference.")] = REFERENCE,
+    records: Annotated[
+        list[Path], typer.Option(help="Folder, repeatable; default: the committed reference.")
+    ] = [],  # noqa: B006 - typer copies it
     against: Annotated[Path | None, typer.Option(help="Records to compare row by row.")] = None,
-    form: Annotated[str, typer.Option("--format", help="md, csv, tex or json.")] = "md",
+    form: Format = "text",
+    columns: Annotated[
+        str, typer.Option(help="Such as n,avg,difference; named as in --format csv.")
+    ] = "",
+    sort: Annotated[
+        str, typer.Option(help="By a column; table: its own order. Text is sorted by avg.")
+    ] = "",
+    wide: Annotated[bool, typer.Option("--wide", help="All columns, beyond 80 signs.")] = False,
+    notes: Notes = False,
+    paths: Annotated[bool, typer.Option("--paths", help="The records behind each row.")] = False,
     selection: Annotated[str, typer.Option(help="last, source-val, target-oracle.")] = "",
     reference: Annotated[str, typer.Option(help="Row that differences are taken to.")] = "",
     placement: Annotated[str, typer.Option(help="default, both, a name; all recorded.")] = "",
@@ -28,21 +52,21 @@ def table(
     pairs: Annotated[bool, typer.Option("--pairs", help="Say who differs from whom.")] = False,
     mode: Mode = "controlled",
     engine: Engine = "",
-    write: Annotated[Path | None, typer.Option(help="Folder for .md, .csv and .tex.")] = None,
+    write: Write = None,
     data_root: Annotated[Path | None, typer.Option(hidden=True)] = None,  # the same flags as sweep
 ) -> None:
     """Print TABLE from records; trains nothing."""
     from benchmarks.report import spec as table_spec
     from benchmarks.report import table as tables
-    from benchmarks.report.formats import FORMATS, render
-    from benchmarks.report.records import load_records
+    from benchmarks.report.formats import HINT, Layout, render
+    from benchmarks.report.records import load_records, read_records
 
     spec = table_spec.load_table(table)
     protocol = spec.protocol(profile)
-    if form not in FORMATS:
-        raise UserError(f"--format {form}: no such format{closest(form, FORMATS)}")
+    check_format(form)
     protocol.changes_for("", mode)  # an unknown mode would look like a table without records
-    for folder in (records, against):
+    folders = records or [REFERENCE]
+    for folder in (*folders, against):
         if folder is not None and not folder.is_dir():
             raise UserError(f"{folder}: no such folder of records")
     if spec.rows:
@@ -59,32 +83,74 @@ def table(
         pairs=pairs,
     )
     arguments.check_engine(protocol, engine)
-    held = load_records(records, protocol.name, mode, engine)
+    held = read_records(folders, protocol.name, mode, engine)
     if not held:
         of = f"{mode}, engine {engine}" if engine else mode
         raise UserError(
-            f"{records}: no records of {protocol.name} ({of}); `python -m benchmarks sweep {table} "
-            f"--profile {profile}` makes them below {arguments.RUNS}"
+            f"{', '.join(map(str, folders))}: no records of {protocol.name} ({of}); `python -m "
+            f"benchmarks sweep {table} --profile {profile}` makes them below {RUNS}"
         )
     built = tables.build(
         spec,
         protocol,
-        held,
+        [*held.values()],
         table_spec.published(spec.published),
         request,
         load_records(against, protocol.name, mode, engine) if against else None,
+        {record.digest: path for path, record in held.items()},
     )
-    print(render(built, form), end="")
-    # One name for every choice, so that no table takes another's place.
-    choices = [placement, mode, engine, methods, seeds and f"seeds{seeds}", selection]
-    choices += [reference and f"minus-{reference}", "pairs" if pairs else ""]
+    layout = Layout(arguments.names(columns), wide, notes, paths)
+    shown = built if placement or form != "text" else tables.one_placement(built)
+    order = sort or ("avg" if form == "text" else "table")
+    print(render(tables.ordered(shown, order), form, layout), end="")
+    if write:
+        # One name for every choice, so that no table takes another's place.
+        choices = [placement, mode, engine, methods, seeds and f"seeds{seeds}", selection]
+        choices += [reference and f"minus-{reference}", "pairs" if pairs else "", columns]
+        choices += [sort and f"by-{sort}", _origin(folders, write)]
+        whole = tables.ordered(built, sort or "table")
+        line = written(whole, layout, write, [spec.name, profile, *choices])
+        print(line, file=sys.stdout if form == "text" else sys.stderr)
+    if form == "text" and not notes:
+        print(HINT)
+
+
+def check_format(form: str) -> None:
+    """Refuse what is no format of tables.
+
+    Raises:
+        UserError: it is none.
+    """
+    from benchmarks.report.formats import FORMATS
+
+    if form not in FORMATS:
+        raise UserError(f"--format {form}: no such format{closest(form, FORMATS)}")
+
+
+def written(table: Table, layout: Layout, folder: Path, choices: Sequence[str]) -> str:
+    """Write a table in every format, named by what was chosen; a line that names the files.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    from benchmarks.report.formats import WRITTEN, render
+
     named = [choice for choice in choices if choice not in ("", "default", "controlled")]
-    stem = ".".join([spec.name, profile, *map(_in_file_name, named)])
-    for ending in ("md", "csv", "tex") if write else ():
-        text = render(built, ending).encode()
-        file_name = f"{stem}.{ending}"
-        write_atomically(write / file_name, lambda file, text=text: file.write(text))
-        print(write / file_name, file=sys.stderr)
+    stem = ".".join(map(_in_file_name, named))
+    for ending in WRITTEN:
+        text = render(table, ending, layout).encode()
+        write_atomically(folder / f"{stem}.{ending}", lambda file, text=text: file.write(text))
+    return f"Written: {folder / stem}.{{{','.join(WRITTEN)}}}"
+
+
+def _origin(folders: Sequence[Path], write: Path) -> str:
+    """What a file's name says of the records: nothing where they lie beside the tables."""
+    places = [folder.resolve() for folder in folders]
+    if places == [write.resolve().parent / RUNS.name]:
+        return ""
+    if places == [REFERENCE.resolve()]:
+        return "reference"
+    return f"from-{digest_of(sorted(map(str, places)))[:8]}"
 
 
 def _in_file_name(choice: str) -> str:

@@ -11,13 +11,13 @@ from benchmarks.cell import Cell, protocol_semantics
 from benchmarks.errors import UserError
 from benchmarks.protocol import Protocol
 from benchmarks.record import Record
-from benchmarks.report import formats, notes, statistics
+from benchmarks.report import notes, statistics
 from benchmarks.report import spec as table_spec
 from benchmarks.report import table as tables
 from benchmarks.report.records import load_records
 from benchmarks.report.spec import SOURCE, TableSpec, factor_rows
 from benchmarks.report.statistics import Difference, Judgement
-from benchmarks.report.table import AVERAGE, check_alike, values_by_seed
+from benchmarks.report.table import AVERAGE, check_alike
 from benchmarks.sweep import finished
 
 Values = Mapping[str, Mapping[int, float]]  # column key -> seed -> percent
@@ -273,33 +273,27 @@ def records_of(cells: Sequence[Cell], fixed: Baselines, out: Path) -> list[Recor
     return [record for record in records if record is not None]
 
 
-def answer(spec: TableSpec, fixed: Baselines, cells: Sequence[Cell], mine: Sequence[Record]) -> str:
-    """The table of the baselines with the method's row, then the verdict per placement."""
-    records, label = [*fixed.rows, *mine], cells[0].label
+def build(
+    spec: TableSpec, fixed: Baselines, cells: Sequence[Cell], mine: Sequence[Record]
+) -> tables.Table:
+    """The table of the baselines with the method's row."""
     request = tables.Request(
         mode=cells[0].mode,
         placements=tuple(dict.fromkeys(cell.placement for cell in cells)),
         seeds=tuple(dict.fromkeys(cell.seed for cell in cells)),
     )
     published = table_spec.published(spec.published)
-    built = tables.build(spec, cells[0].protocol, records, published, request)
-    headings = {key: name for key, name in spec.headings.items() if key != SOURCE}
-    parts = [formats.render(built, "md")]
-    for block in built.blocks:
-        here = [r for r in records if r.placement == block.placement and r.seed in request.seeds]
-        values = {
-            row.label: values_by_seed(
-                [record for record in here if record.label == row.label],
-                block.selection,
-                spec.metric,
-                spec.domains,
-                spec.sources,
-            )
-            for row in block.rows
-        }
-        parts.append(f"# Verdict on {label} (placement {block.placement})\n")
-        parts.append(f"{_recipe(cells[0])}\n")
-        parts.append(report(label, spec.reference, headings, values))
+    return tables.build(spec, cells[0].protocol, [*fixed.rows, *mine], published, request)
+
+
+def verdicts(table: tables.Table, cell: Cell) -> str:
+    """The verdict on the method of a cell per placement, in Markdown."""
+    headings = {key: name for key, name in table.spec.headings.items() if key != SOURCE}
+    parts = []
+    for block in table.blocks:
+        parts.append(f"# Verdict on {cell.label} (placement {block.placement})\n")
+        parts.append(f"{_recipe(cell)}\n")
+        parts.append(report(cell.label, table.spec.reference, headings, block.values))
     return "\n".join(parts)
 
 
@@ -307,6 +301,6 @@ def _recipe(cell: Cell) -> str:
     recipe = cell.protocol.recipe
     return (
         f"Its learning rates: head {recipe.lr:g}, backbone {recipe.backbone_lr:g}; those of the "
-        "other rows stand under the table. `--set recipe.backbone_lr=...` changes it: choose it on "
+        "other rows are among the notes. `--set recipe.backbone_lr=...` changes it: choose it on "
         "held-out source images, never on the columns above."
     )

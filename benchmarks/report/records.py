@@ -1,7 +1,7 @@
 """Records as tables read them: all below a folder, none twice, none that was edited."""
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +14,58 @@ from benchmarks.tasks import PROTOCOLS
 
 
 def load_records(folder: Path, protocol: str, mode: str, engine: str = "") -> list[Record]:
-    """All records of a protocol in one recipe mode below `folder`, in the order of their paths.
+    """The records that `read_records` reads below one folder."""
+    return list(read_records([folder], protocol, mode, engine).values())
 
-    With `engine`, those alone that were made with it.
+
+def read_records(
+    folders: Sequence[Path], protocol: str, mode: str, engine: str = ""
+) -> dict[Path, Record]:
+    """Path -> record: all of a protocol in one recipe mode below `folders`, in order of the paths.
+
+    With `engine`, those alone that were made with it. A cell that several folders hold with the
+    same result counts once, in the first of them.
 
     Raises:
         UserError: one of them is unreadable, was edited, or is a copy that lies where another
-            record belongs; a table never leaves a record out silently, and counts none twice.
+            record belongs, or two folders hold different records of one cell; a table never leaves
+            a record out silently, and counts none twice.
     """
-    records = []
-    for path in sorted((folder / protocol).glob("*/*/seed*.json")):
-        record = Record.load(path)
-        if (belongs := folder / record.path) != path:
-            raise UserError(
-                f"{path}: holds a record that belongs at {belongs}, a copy perhaps, and counts for "
-                f"nothing here; move it out of {folder}"
-            )
-        try:
-            record.check()
-            check_scores(record, path)
-        except ValueError as error:
-            raise UserError(
-                f"{path}: not as its run left it: {error}; delete it and run its cell again"
-            ) from None
-        records.append(record)
-    records = [record for record in records if record.recipe == mode]
-    return [record for record in records if engine in ("", record.cell.get("engine"))]
+    held: dict[Path, tuple[Path, Record]] = {}  # where a record belongs -> where it lies, record
+    for folder in folders:
+        for path in sorted((folder / protocol).glob("*/*/seed*.json")):
+            record = _read(path, folder)
+            if record.recipe != mode or engine not in ("", record.cell.get("engine")):
+                continue
+            first, known = held.setdefault(record.path, (path, record))
+            if _result(known) != _result(record):
+                raise UserError(
+                    f"{path}: another record of the same row and seed than {first}; a table takes "
+                    "one of them: leave a folder out, or move one of the two away"
+                )
+    return {path: record for _, (path, record) in sorted(held.items())}
+
+
+def _read(path: Path, folder: Path) -> Record:
+    record = Record.load(path)
+    if (belongs := folder / record.path) != path:
+        raise UserError(
+            f"{path}: holds a record that belongs at {belongs}, a copy perhaps, and counts for "
+            f"nothing here; move it out of {folder}"
+        )
+    try:
+        record.check()
+        check_scores(record, path)
+    except ValueError as error:
+        raise UserError(
+            f"{path}: not as its run left it: {error}; delete it and run its cell again"
+        ) from None
+    return record
+
+
+def _result(record: Record) -> tuple[Any, ...]:
+    """What two runs of one cell share: all but time, place and memory."""
+    return record.digest, record.status, record.reason, record.evaluations
 
 
 def check_scores(record: Record, path: Path) -> None:

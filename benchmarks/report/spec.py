@@ -120,6 +120,7 @@ class TableSpec(Strict):
         domains: target domain -> heading, in column order; Avg is their mean.
         sources: test split of a source -> heading, shown before them and in a second average, over
             all.
+        short: key -> heading of a narrow column.
         reference: row that differences are taken to.
         methods: rows in order.
         rows: in their place, factor -> rows that change it and nothing else, one block for each. A
@@ -132,6 +133,7 @@ class TableSpec(Strict):
     metric: str
     domains: Annotated[dict[str, str], Field(min_length=1)]
     sources: dict[str, str] = Field(default_factory=dict)
+    short: dict[str, str] = Field(default_factory=dict)
     reference: str
     methods: tuple[str, ...] = ()
     rows: dict[str, Annotated[tuple[RowSpec, ...], Field(min_length=1)]] = Field(

@@ -1,9 +1,10 @@
 """Records to a table: rows with uncertainty, differences, published numbers and what is missing."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 from benchmarks import methods
@@ -188,6 +189,7 @@ class Row:
         published: column key -> (number as printed, footnote letter).
         agreement: Avg minus that of the committed reference records.
         baseline: it is the row that differences are taken to.
+        records: all there are of its seeds, in their order.
     """
 
     label: str
@@ -201,15 +203,18 @@ class Row:
     published: dict[str, tuple[str, str]]
     agreement: Difference | None
     baseline: bool
+    records: tuple[Record, ...] = ()
 
 
 @dataclass(frozen=True)
 class Block:
     """The rows of one placement under one selection rule, with the lines that stand below them.
 
-    `start` is the first adapted block of every row; None where rows have their own. `pairs` are
-    the differences between all rows, where they are asked for. `factor` is what the rows of a table
-    of factors differ in.
+    Attributes:
+        start: the first adapted block of every row; None where rows have their own.
+        values: row -> column key -> seed -> percent.
+        pairs: the differences between all rows, where they are asked for.
+        factor: what the rows of a table of factors differ in.
     """
 
     placement: str
@@ -219,13 +224,20 @@ class Block:
     completeness: str
     discrimination: str
     comparisons: str
+    values: Mapping[str, Mapping[str, Mapping[int, float]]]
     pairs: Judgement | None
     factor: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Everything a format needs; `headings` is column key -> heading, in order."""
+    """Everything a format needs.
+
+    Attributes:
+        headings: column key -> heading, in order.
+        others: placements that have records and no block here.
+        places: digest -> where its record lies, as far as that is known.
+    """
 
     name: str
     title: str
@@ -235,6 +247,18 @@ class Table:
     notes: tuple[str, ...]
     footnotes: dict[str, str]
     against: bool
+    spec: TableSpec
+    protocol: Protocol
+    seeds: tuple[int, ...]
+    others: tuple[str, ...] = ()
+    places: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Of the detector, as the records of the rows name it."""
+        rows = (row for block in self.blocks for row in block.rows)
+        made = (record.cell.get("engine") for row in rows for record in row.records)
+        return tuple(dict.fromkeys(engine for engine in made if engine))
 
 
 @dataclass(frozen=True)
@@ -263,17 +287,20 @@ def build(
     published: Published,
     request: Request,
     against: Sequence[Record] | None = None,
+    places: Mapping[str, Path] | None = None,
 ) -> Table:
     """The table of a protocol from its records (of one recipe mode).
 
     `against` are committed reference records to compare row by row; None leaves the column out.
+    `places` says where records lie, by digest.
 
     Raises:
         UserError: records of different protocol versions, settings or data; or an unknown name.
     """
     check_alike(records, protocol, spec.name)
     if spec.rows:
-        return _of_factors(spec, protocol, records, published, request, against)
+        made = _of_factors(spec, protocol, records, published, request, against)
+        return replace(made, places=places or {})
     labels = [*dict.fromkeys(map(methods.label, request.methods or spec.methods))]
     known = {*map(methods.label, spec.methods), *(record.label for record in records)}
     for asked in (*(request.methods or ()), request.reference):
@@ -291,8 +318,8 @@ def build(
     rules = _rules(request.selections, protocol)
     own = [protocol.changes_for(label, request.mode).fields for label in labels]
     same = not any("start_block" in fields for fields in own)
-    blocks = []
-    for name in _placements(request.placements, protocol, records):
+    blocks, shown_in = [], _placements(request.placements, protocol, records)
+    for name in shown_in:
         start = protocol.placements[name] if same else None
         here = [r for r in records if r.placement == name and r.seed in seeds]
         there = [r for r in committed if r.placement == name]
@@ -312,7 +339,53 @@ def build(
         ),
         footnotes=_used(published, labels),
         against=against is not None,
+        spec=spec,
+        protocol=protocol,
+        seeds=tuple(seeds),
+        others=tuple(sorted({record.placement for record in records} - {*shown_in})),
+        places=places or {},
     )
+
+
+def ordered(table: Table, key: str) -> Table:
+    """The table with the rows of every block in the order of a column, "table" for the table's own.
+
+    Scores and differences start with the highest, everything else with the lowest; rows without a
+    value come last.
+
+    Raises:
+        UserError: no such column.
+    """
+    if key == "table":
+        return table
+    values: dict[str, Callable[[Row], float | None]] = {
+        "n": lambda row: row.n,
+        "trainable": lambda row: row.trainable,
+        "s_per_step": lambda row: row.seconds_per_step,
+        "difference": lambda row: -row.difference.mean if row.difference else None,
+    }
+    for name in table.headings:
+        values[name] = lambda row, name=name: -row.scores[name].mean if row.scores[name] else None
+    if key not in values and key != "method":
+        known = ("table", "method", *values)
+        raise UserError(f"no column {key!r} to sort by{closest(key, known)}")
+
+    def place(row: Row) -> tuple[bool, float | str]:
+        value = row.label if key == "method" else values[key](row)
+        return value is None, 0 if value is None else value
+
+    blocks = [replace(block, rows=tuple(sorted(block.rows, key=place))) for block in table.blocks]
+    return replace(table, blocks=tuple(blocks))
+
+
+def one_placement(table: Table) -> Table:
+    """The table with the default placement alone, or the first that has records if it has none."""
+    held = [block.placement for block in table.blocks if any(row.records for row in block.rows)]
+    kept = table.protocol.default_placement
+    kept = kept if kept in held or not held else held[0]
+    blocks = tuple(block for block in table.blocks if block.placement == kept)
+    others = dict.fromkeys([*table.others, *(name for name in held if name != kept)])
+    return replace(table, blocks=blocks, others=tuple(others))
 
 
 def _of_factors(
@@ -348,10 +421,11 @@ def _of_factors(
             labels = [*mine] if reference in mine else [reference, *mine]
             view = _View(spec, published, labels, seeds, reference, extras, request.pairs, every)
             block = _block(view, rule, (protocol.default_placement, None), here, there)
-            rows = block.rows
+            rows, values = block.rows, block.values
             if not request.pairs:  # these speak of the rows by label
                 rows = tuple(replace(row, label=_both(row.label, mine)) for row in rows)
-            blocks.append(replace(block, factor=factor, rows=rows))
+                values = {_both(label, mine): own for label, own in values.items()}
+            blocks.append(replace(block, factor=factor, rows=rows, values=values))
     return Table(
         name=spec.name,
         title=spec.title,
@@ -365,6 +439,9 @@ def _of_factors(
         ),
         footnotes=_used(published, every),
         against=against is not None,
+        spec=spec,
+        protocol=protocol,
+        seeds=tuple(seeds),
     )
 
 
@@ -436,6 +513,7 @@ def _block(
             published=view.published.values.get(label, {}),
             agreement=again[label],
             baseline=label == view.reference,
+            records=tuple(sorted(mine[label], key=lambda record: record.seed)),
         )
         rows.append(row)
     return Block(
@@ -448,6 +526,7 @@ def _block(
         comparisons=notes.comparisons(
             judged, f"Avg - {view.reference}{', all factors' if view.compared else ''}"
         ),
+        values={label: values[label] for label in view.labels},
         pairs=statistics.judge(averages, [*combinations(shown, 2)]) if view.pairs else None,
     )
 

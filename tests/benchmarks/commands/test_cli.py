@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +13,19 @@ from typing import Any
 import pytest
 import toy_runs
 from paths import ROOT
-from toy_records import DATA, FINGERPRINTS, toy_records, toy_table, write_toy_records
+from toy_records import (
+    DATA,
+    FINGERPRINTS,
+    evaluation,
+    toy_record,
+    toy_records,
+    toy_table,
+    write_toy_records,
+)
 
 from benchmarks.__main__ import main
 from benchmarks.protocol import Protocol
+from benchmarks.record import Cost
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -144,29 +154,56 @@ def test_unreadable_record_stops_the_table(toy: dict[str, Path], command: Comman
 
 
 def test_table_prints_and_writes_every_format(toy: dict[str, Path], command: Command) -> None:
-    base = ["table", toy["table"], "--profile", "toy", "--records", toy["records"]]
+    runs = toy["records"].rename(toy["root"] / "runs")
+    base = ["table", toy["table"], "--profile", "toy", "--records", runs]
     folder = toy["root"] / "tables"
-    code, out, _ = command(*base, "--against", toy["records"], "--write", folder)
+    code, out, _ = command(*base, "--against", runs, "--write", folder)
     assert code == 0
-    assert out == (folder / "toy_table.toy.md").read_text()
-    assert "against committed records" in out
+    stem = folder / "toy_table.toy"
+    assert out.splitlines()[-2] == f"Written: {stem}.{{md,csv,tex,html}}"
+    assert command(*base, "--against", runs, "--format", "md")[1] == Path(f"{stem}.md").read_text()
+    assert "against committed records" in Path(f"{stem}.md").read_text()
     assert {path.name for path in folder.iterdir()} == {
-        *("toy_table.toy.md", "toy_table.toy.csv", "toy_table.toy.tex")
+        f"toy_table.toy.{ending}" for ending in ("md", "csv", "tex", "html")
     }
     before = {path: path.read_bytes() for path in folder.iterdir()}
     command(*base, "--seeds", "0,1", "--methods", "lora,freeze", "--write", folder)
     assert (folder / "toy_table.toy.lora-freeze.seeds0-1.md").is_file()
     assert {path: path.read_bytes() for path in before} == before
-    _, text, _ = command(*base, "--against", toy["records"], "--format", "csv")
+    _, text, _ = command(*base, "--against", runs, "--format", "csv")
     assert text == (folder / "toy_table.toy.csv").read_text()
+    elsewhere = shutil.copytree(runs, toy["root"] / "other")
+    command(*base[:-1], elsewhere, "--write", folder)
+    assert len([*folder.glob("toy_table.toy.from-????????.md")]) == 1
+    assert {path: path.read_bytes() for path in before} == before
     _, text, _ = command(*base, "--format", "json", "--seeds", "0,1", "--methods", "lora")
     assert [(r["method"], r["n"]) for r in json.loads(text)] == [("lora", 2)]
+
+
+def test_several_folders_make_one_table_and_conflicts_are_refused(
+    toy: dict[str, Path], command: Command
+) -> None:
+    base = ["table", toy["table"], "--profile", "toy", "--records", toy["records"]]
+    mine = toy["root"] / "mine"
+    scores = [evaluation(20, 42.0, 28.0, 26.0)]
+    own, again = toy_record("vpt", 0, evaluations=scores), toy_record("lora", 0)
+    write_toy_records(mine, [own, again.model_copy(update={"cost": Cost(seconds_per_step=9.0)})])
+    code, out, err = command(*base, "--records", mine, "--format", "json")
+    assert (code, err) == (0, "")
+    rows = {row["method"]: row for row in json.loads(out)}
+    assert rows["vpt"]["records"] == [str(mine / own.path)]
+    assert rows["lora"]["records"][0] == str(toy["records"] / again.path)  # once, the first
+    write_toy_records(mine, [toy_record("lora", 0, evaluations=[evaluation(20, 1.0, 2.0, 3.0)])])
+    code, out, err = command(*base, "--records", mine)
+    assert (code, out) == (2, "")
+    assert f"{mine / again.path}: another record of the same row and seed than" in err
+    assert err.count("\n") == 1
 
 
 def test_placements_of_a_table(toy: dict[str, Path], command: Command) -> None:
     base = ["table", toy["table"], "--profile", "toy", "--records", toy["records"]]
     assert "last-two-thirds" not in command(*base)[1]
-    assert "## Placement last-two-thirds" in command(*base, "--placement", "both")[1]
+    assert "; placement last-two-thirds, selection last" in command(*base, "--placement", "both")[1]
 
 
 def test_sweep_runs_what_is_missing_and_says_so(toy: dict[str, Path], command: Command) -> None:

@@ -30,6 +30,7 @@ def test_example_of_the_document_against_a_baseline_made_here(
     capfd.readouterr()
     method = f"{setting / 'my_method.py'}:MyMethod"
     command = ["compare", method, "--table", table, "--data-root", data, "--seeds", "0"]
+    command += ["--format", "md"]
     assert main([*command, "--against", str(baselines), "--out", str(runs)]) == 0
     out, err = capfd.readouterr()
     assert re.search(r"conformance of my_method.MyMethod: \d+ properties hold, 0 fail", err)

@@ -80,7 +80,7 @@ def compare(toy: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple
         argv = [
             *("compare", method or f"{toy}/mine.py:Mine", "--table", toy / "toy_table.yaml"),
             *("--profile", "toy", "--data-root", toy, "--out", toy / "runs"),
-            *("--against", toy / "reference", "--workers", 1, *more),
+            *("--against", toy / "reference", "--workers", 1, "--format", "md", *more),
         ]
         code = main([str(argument) for argument in argv])
         output = capfd.readouterr()
@@ -112,6 +112,18 @@ def test_only_the_new_method_is_trained_and_the_table_has_every_row(toy: Path, c
     assert cells(table, "soma")[0][1] == "0"  # a row of the table without a baseline: said, not run
     assert "12/15 cells, 3 missing: soma seed 0, 1, 2" in table
     assert verdict
+
+
+def test_text_fits_a_terminal_and_the_files_hold_the_row(toy: Path, compare) -> None:
+    code, out, err = compare("--format", "text", "--notes", "--write", toy / "tables")
+    assert code == 0, err
+    assert max(map(len, out.splitlines())) <= 80
+    assert "recipe mode: controlled; differences between rows: lora" in " ".join(out.split())
+    assert "# Verdict on mine.Mine (placement all)" in out
+    stem = "compare.mine.Mine.toy_table.toy"
+    assert err.splitlines()[-1] == f"Written: {toy}/tables/{stem}.{{md,csv,tex,html}}"
+    assert cells((toy / f"tables/{stem}.md").read_text(), "mine.Mine")[0][1] == "3"
+    assert compare("--format", "json")[1].count('"method": "mine.Mine"') == 1
 
 
 def test_verdict_has_the_numbers_of_the_rule(compare) -> None:

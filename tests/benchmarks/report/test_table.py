@@ -1,7 +1,7 @@
 """Tables from hand-made records, against committed texts; refusals; nothing is left out silently.
 
-After a wanted change of the layout, `PYTHONPATH=.:tests python tests/test_tables.py` writes the
-texts anew.
+After a wanted change of the layout, this writes the texts anew:
+PYTHONPATH=.:tests/support python tests/benchmarks/report/test_table.py
 """
 
 import csv
@@ -122,13 +122,16 @@ def test_csv_and_json_have_the_agreed_names_and_full_precision(tmp_path: Path) -
         *("bdd100k_mean", "bdd100k_sd", "bdd100k_published"),
         *("avg_mean", "avg_sd", "avg_published", "source_mean", "source_sd", "source_published"),
         *("difference", "difference_low", "difference_high", "verdict"),
-        *("paired_low", "paired_high"),
+        *("paired_low", "paired_high", "seeds", "digests", "records"),
     ]
     text = list(csv.DictReader(io.StringIO(render(table, "csv"))))
     assert list(text[0]) == list(rows[0])
     lora = next(r for r in rows if r["method"] == "lora")
     assert lora["avg_mean"] == pytest.approx((27.25 + 27.55 + 27.55) / 3, abs=1e-12)
     assert (lora["cityscapes_published"], lora["avg_published"]) == (65.2, None)
+    in_csv = next(r for r in text if r["method"] == "lora")
+    assert in_csv["seeds"] == "0 1 2"
+    assert in_csv["records"].split() == lora["records"]
 
 
 def test_every_recorded_placement_gets_a_block(tmp_path: Path) -> None:

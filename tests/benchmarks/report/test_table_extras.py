@@ -77,9 +77,9 @@ def test_the_verdict_on_a_method_is_about_the_targets_alone(tmp_path: Path) -> N
     found = records(protocol)
     cells = [make_cell(protocol, "lora", seed=seed, data={}) for seed in (0, 1)]
     fixed = compare.Baselines(tmp_path, tuple(found[:2]))
-    text = compare.answer(toy_table(tmp_path), fixed, cells, found[2:])
-    assert "cityscapes_low" in text.partition("# Verdict")[0]
-    assert "cityscapes_low" not in text.partition("# Verdict")[2]
+    table = compare.build(toy_table(tmp_path), fixed, cells, found[2:])
+    assert "cityscapes_low" in render(table, "md")
+    assert "cityscapes_low" not in compare.verdicts(table, cells[0])
 
 
 def with_source() -> Protocol:

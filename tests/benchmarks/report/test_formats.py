@@ -1,0 +1,217 @@
+"""Tables as people read them: a terminal of 80 columns, a page without scripts, a paper."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from toy_records import build, toy_record, toy_records
+
+from benchmarks.errors import UserError
+from benchmarks.report.formats import Layout, latex, render
+from benchmarks.report.table import Table, one_placement, ordered
+
+LONG = "my_method.AVeryLongNameOfAMethodThatSomebodyWrote+12ab34cd"
+
+
+def rows_of(text: str) -> list[str]:
+    """First words of the lines of rows."""
+    lines = text.splitlines()
+    (head,) = [place for place, line in enumerate(lines) if line.startswith("method")]
+    return [line.split()[0] for line in lines[head + 1 :]]
+
+
+def test_text_fits_a_terminal_and_keeps_the_order_that_is_asked_for(tmp_path: Path) -> None:
+    table = build(tmp_path)
+    text = render(ordered(table, "avg"), "text")
+    assert max(map(len, text.splitlines())) <= 80
+    assert rows_of(text)[:4] == ["lora", "soma", "freeze", "full"]  # 27.5, 25.65, 25.6, 23.2
+    (soma,) = [line for line in text.splitlines() if line.startswith("soma")]
+    assert re.fullmatch(
+        r"soma +2 +74k +26.3 +25.0 +25.6 +\+0.1 \[-0.2, \+0.3\] +within 1 point", soma
+    )
+    assert "11/12 cells, 1 failed: soma seed 2: loss not finite at step 12" in text
+    assert "toy profile: invented numbers" in text
+    assert rows_of(render(ordered(table, "table"), "text"))[:2] == ["full", "freeze"]
+    assert rows_of(render(ordered(table, "trainable"), "text"))[0] == "freeze"
+    assert rows_of(render(ordered(table, "method"), "text"))[0] == "freeze"
+    with pytest.raises(UserError, match="no column 'avgg' to sort by; did you mean 'avg'"):
+        ordered(table, "avgg")
+
+
+def test_a_row_without_a_score_is_sorted_last_and_says_why(tmp_path: Path) -> None:
+    failed = [
+        toy_record("soma", seed, status="failed", reason="no memory", evaluations=[])
+        for seed in (0, 1, 2)
+    ]
+    table = build(tmp_path, [r for r in toy_records() if r.label != "soma"] + failed)
+    text = render(ordered(table, "avg"), "text")
+    assert rows_of(text)[3] == "soma"
+    assert next(t for t in text.splitlines() if t.startswith("soma")).count("failed") >= 4
+
+
+def test_a_name_of_any_length_leaves_the_text_within_the_terminal(tmp_path: Path) -> None:
+    record = toy_record("lora", 0).model_copy(update={"label": LONG, "seed": 1})
+    table = build(tmp_path, [*toy_records(), record])
+    text = render(table, "text")
+    assert max(map(len, text.splitlines())) <= 80
+    assert "my_metho" in text
+    assert LONG in render(table, "text", Layout(wide=True))
+
+
+def test_columns_are_those_that_are_asked_for(tmp_path: Path) -> None:
+    table = build(tmp_path)
+    for form, mark in (("text", "  "), ("md", "|"), ("html", "<"), ("tex", "&")):
+        text = render(table, form, Layout(columns=("n", "avg", "verdict")))
+        (line,) = [
+            line for line in text.splitlines() if re.search(r"\blora\b.*\b3\b.*better", line)
+        ]
+        assert mark in line
+        assert "28.7" not in line
+    with pytest.raises(UserError, match="no column 'vrdict'; did you mean 'verdict'"):
+        render(table, "md", Layout(columns=("vrdict",)))
+
+
+def test_text_names_the_placement_that_it_does_not_show(tmp_path: Path) -> None:
+    late = toy_record("lora", 0, placement="last-two-thirds")
+    both = build(tmp_path, [*toy_records(), late])
+    assert "Recorded too: placement last-two-thirds" in render(one_placement(both), "text")
+    only = one_placement(build(tmp_path, [late]))
+    assert [block.placement for block in only.blocks] == ["last-two-thirds"]
+
+
+def test_notes_hold_published_numbers_with_their_rows(tmp_path: Path) -> None:
+    text = render(build(tmp_path), "text", Layout(notes=True))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "Cityscapes / BDD100K: full 63.7 / 57.4, lora 65.2 / 58.3" in " ".join(text.split())
+
+
+def test_text_counts_the_rows_that_agree_with_the_committed_records(tmp_path: Path) -> None:
+    better = [r for r in toy_records() if r.label != "soma"]
+    text = render(build(tmp_path, against=better), "text")
+    assert "Against the committed records: 3 agree" in text
+
+
+def test_every_row_says_which_records_are_behind_it(tmp_path: Path) -> None:
+    table = build(tmp_path)
+    lora = next(row for row in json.loads(render(table, "json")) if row["method"] == "lora")
+    assert lora["seeds"] == [0, 1, 2]
+    assert lora["digests"] == [toy_record("lora", seed).digest for seed in (0, 1, 2)]
+    assert lora["records"][1] == "toy/all/lora/seed1.json"
+    assert "lora  toy/all/lora/seed1.json" in render(table, "text", Layout(paths=True)).splitlines()
+
+
+class Cells(HTMLParser):
+    """The texts of table cells, row by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.inside = False
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        assert tag != "script"
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("th", "td"):
+            self.inside = True
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside &= tag not in ("th", "td")
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.rows[-1][-1] += data
+
+
+def test_page_holds_the_cells_of_markdown_and_a_label_stays_text(tmp_path: Path) -> None:
+    label = "m.<script>alert(1)</script>"
+    record = toy_record("lora", 0).model_copy(update={"label": label})
+    table = build(tmp_path, [*toy_records(), record])
+    page = Cells()
+    page.feed(render(table, "html"))
+    lines = [line for line in render(table, "md").splitlines() if line.startswith("| ")]
+    plain = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert page.rows == [[cell.replace("**", "") for cell in row] for row in plain]
+    assert page.rows[-1][0] == label
+
+
+def tables_for_latex(folder: Path) -> dict[str, Table]:
+    """A plain one, one with long names and signs, one against other records, one of pairs."""
+    failed = toy_record(
+        "lora", 1, status="failed", reason="50% of a_b & c ~ {x} # \\y", evaluations=[]
+    )
+    odd = toy_record("lora", 0).model_copy(update={"label": LONG})
+    rest = [r for r in toy_records() if (r.label, r.seed) != ("lora", 1)]
+    return {
+        "plain": build(folder),
+        "odd": build(folder, [*rest, failed, odd], against=toy_records()),
+        "pairs": build(folder, pairs=True),
+    }
+
+
+def test_latex_is_a_float_with_caption_label_and_notes(tmp_path: Path) -> None:
+    for name, table in tables_for_latex(tmp_path).items():
+        text = latex(table)
+        begun = re.findall(r"\\begin\{(.*?)\}", text)
+        assert begun == ["table*", "threeparttable", "tabular", "tablenotes"], name
+        assert sorted(re.findall(r"\\end\{(.*?)\}", text)) == sorted(begun)
+        assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+        assert r"\label{tab:toy_table-toy-all}" in text
+        (columns,) = re.findall(r"tabular\}\{@\{\}(l?r+)@", text)
+        body = text.partition("toprule")[2].partition("bottomrule")[0]
+        rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(columns)}
+    asked = latex(build(tmp_path), Layout(columns=("avg", "difference")))
+    assert r"\begin{table}[t]" in asked
+    broad = Layout(columns=("avg", "agreement", "published", "source", "difference", "verdict"))
+    assert "% left out, too wide or below: " in latex(build(tmp_path), broad)
+
+
+def test_only_a_best_that_is_better_than_every_row_is_bold(tmp_path: Path) -> None:
+    rows = [line.split(" & ") for line in latex(build(tmp_path)).splitlines() if " & " in line]
+    bold = {(row[0], place) for row in rows for place, cell in enumerate(row) if "textbf" in cell}
+    column = {heading: place for place, heading in enumerate(rows[0])}
+    # lora leads every column by more than a point, at a noise of 0.2; differences as in Markdown.
+    assert ("lora", column["Avg"]) in bold
+    assert {name for name, place in bold if place == column["vs freeze [95 \\%]"]} == {
+        "lora",
+        "full",
+    }
+    near = [r for r in toy_records() if r.label in ("freeze", "soma")]
+    rows = [
+        line.split(" & ") for line in latex(build(tmp_path, near)).splitlines() if " & " in line
+    ]
+    assert not [row for row in rows if "textbf" in row[column["Avg"]]]
+
+
+LATEX = shutil.which("pdflatex")
+
+
+@pytest.mark.skipif(LATEX is None, reason="pdflatex is not installed")
+@pytest.mark.parametrize("options", ["", "twocolumn"])
+def test_latex_compiles_and_fits(options: str, tmp_path: Path) -> None:
+    for name, table in tables_for_latex(tmp_path).items():
+        (tmp_path / f"{name}.tex").write_text(latex(table))
+    narrow = latex(build(tmp_path), Layout(columns=("avg", "difference", "verdict")))
+    (tmp_path / "narrow.tex").write_text(narrow.replace("tab:", "tab:narrow"))
+    width = "" if options else r"\setlength\textwidth{397pt}"
+    inputs = "".join(rf"\input{{{name}.tex}}" for name in ("plain", "odd", "pairs", "narrow"))
+    (tmp_path / "paper.tex").write_text(
+        rf"\documentclass[{options}]{{article}}\usepackage{{booktabs,threeparttable}}"
+        rf"{width}\begin{{document}}{inputs}\end{{document}}"
+    )
+    done = subprocess.run(
+        [LATEX, "-halt-on-error", "-interaction=nonstopmode", "paper.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert not re.findall(r"Overfull.*|Float too large.*|LaTeX Error.*", done.stdout)
