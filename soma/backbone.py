@@ -256,7 +256,6 @@ def plain_linears(
 
 def _more_than_linear(module: nn.Module) -> str:
     """What a module has that W x + b has not; empty for a plain linear."""
-    hooks = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
     besides = ({*module._parameters, *module._buffers} | {*module._modules}) - {"weight", "bias"}
     kind = f"is a {type(module).__module__}.{type(module).__qualname__}"
     if not isinstance(module, nn.Linear):
@@ -265,9 +264,14 @@ def _more_than_linear(module: nn.Module) -> str:
         return "computes its weight (weight_norm, a parametrization)"
     if type(module) is not nn.Linear or "forward" in vars(module):
         return f"{kind} or has a forward of its own"
-    if any(getattr(module, kind) for kind in hooks):
+    if _hooked(module):
         return "carries hooks"
     return f"holds {min(besides)} besides weight and bias" if besides else ""
+
+
+def _hooked(module: nn.Module) -> bool:
+    hooks = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+    return any(getattr(module, kind) for kind in hooks)
 
 
 def replace_module(vit: nn.Module, name: str, module: nn.Module) -> None:
@@ -286,7 +290,11 @@ class SplitQKV(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., 3 x out), in the layout of the fused linear."""
-        return torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
+        parts = self.q, self.k, self.v
+        joined = getattr(type(self.q), "joined", None)
+        if joined is None or any(type(p) is not type(self.q) or _hooked(p) for p in parts):
+            return torch.cat([part(x) for part in parts], dim=-1)
+        return joined(parts, x)
 
 
 def split_qkv(vit: nn.Module) -> None:

@@ -1,6 +1,6 @@
 """The low-rank layer that LoRA, SoMA and their relatives share, and the method they derive from."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ from torch.nn import functional
 from soma.backbone import copied, linear_of, parameter_role, replace_module
 from soma.method import Targeted
 from soma.threads import side_by_side
+from soma.update import Part, remember_input, updated
 
 # Rows shorter than this count as this long: an all-zero row would divide zero by zero.
 NORM_FLOOR = torch.finfo(torch.float32).eps
@@ -95,6 +96,33 @@ class LowRankLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
+        if not self.is_quick:
+            return self._composed(x)
+        return updated(x, [self._part()], [self.scale])
+
+    @staticmethod
+    def joined(layers: "Sequence[LowRankLinear]", x: Tensor) -> Tensor:
+        """The outputs of layers that read the same input, side by side: (..., in) -> (..., out)."""
+        if not all(layer.is_quick for layer in layers):
+            return torch.cat([layer(x) for layer in layers], dim=-1)
+        return updated(x, [layer._part() for layer in layers], [layer.scale for layer in layers])
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether one hand-written pass computes it; a compiler makes its own from the formula."""
+        through_norm = self.lora_magnitude is not None and not self.detach_norm
+        return not (through_norm or torch.compiler.is_compiling())
+
+    def _part(self) -> Part:
+        dense = norm = None
+        if self.lora_magnitude is not None:
+            dense, norm = self._direction()
+        return Part(
+            self.weight, self.bias, self.lora_a, self.left(), self.lora_magnitude, norm, dense
+        )
+
+    def _composed(self, x: Tensor) -> Tensor:
+        """The formula, operation by operation."""
         update = functional.linear(x, self.lora_a) * self.scale
         update = update if self.lora_core is None else functional.linear(update, self.lora_core)
         update = functional.linear(update, self.lora_b)
@@ -106,12 +134,16 @@ class LowRankLinear(nn.Linear):
 
     def _row_norms(self) -> Tensor:
         """||W + s B A|| per output row, (out,), not below the floor."""
+        return self._direction()[1]
+
+    def _direction(self) -> tuple[Tensor, Tensor]:
+        """W + s B A, (out, in), and the length of each row, (out,), not below the floor."""
         device = self.weight.device.type
         has_autocast = torch.amp.is_autocast_available(device)  # the meta device has none
         in_full = torch.autocast(device, enabled=False) if has_autocast else nullcontext()
         with torch.no_grad() if self.detach_norm else nullcontext(), in_full:
             direction = torch.addmm(self.weight, self.left(), self.lora_a, alpha=self.scale)
-            return direction.norm(dim=1).clamp_min(NORM_FLOOR)
+            return direction, direction.norm(dim=1).clamp_min(NORM_FLOOR)
 
     @torch.no_grad()
     def folded(self) -> nn.Linear:
@@ -211,6 +243,10 @@ class LowRank(Targeted):
         layers = mapped(partial(self.layer, empty=empty), chosen.values())
         for name, layer in zip(chosen, layers, strict=True):
             replace_module(vit, name, layer)
+        for block in vit.blocks[self.first_block(vit) : self.past_block(vit)]:
+            for module in block.modules():
+                if isinstance(module, nn.LayerNorm | nn.GELU):
+                    module.register_forward_hook(remember_input)
 
     def trains(self, name: str) -> bool:
         """The biases of the target linears, if they are to learn."""
@@ -222,6 +258,9 @@ class LowRank(Targeted):
         for name, module in list(vit.named_modules()):
             if isinstance(module, LowRankLinear):
                 replace_module(vit, name, module.folded())
+            hooks = module._forward_hooks
+            for key in [key for key, hook in hooks.items() if hook is remember_input]:
+                del hooks[key]
         super().fold(vit)
 
     def decay(self, name: str) -> str:
