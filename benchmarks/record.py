@@ -96,6 +96,7 @@ class Record(_Part):
         reason: one line, for every status but done.
         data: domain -> fingerprint, and that of weights without a stated hash.
         losses: a few points.
+        classes: names in the order of metrics per class; older records have none.
         budget: the trials that chose the recipe, if any did.
     """
 
@@ -118,6 +119,7 @@ class Record(_Part):
     data: dict[str, str] = Field(default_factory=dict)
     losses: list[LossPoint] = Field(default_factory=list)
     budget: Budget | None = added_field(None)
+    classes: list[Line] = added_field([])
 
     def write(self, path: Path) -> None:
         """Put the record at `path` as JSON, whole or not at all.
@@ -190,6 +192,9 @@ class Record(_Part):
                 # A mean of hundreds may come out a rounding above 100.
                 if any(not 0 <= value <= 100 + 1e-9 for value in score.values()):
                     raise ValueError(f"iteration {evaluation.iteration}, {domain}: no percent")
+                lists = [value for value in score.metrics.values() if isinstance(value, list)]
+                if self.classes and any(len(value) != len(self.classes) for value in lists):
+                    raise ValueError(f"{domain}: not one score for each of the classes")
                 if score.images < 1:
                     raise ValueError(f"iteration {evaluation.iteration}, {domain}: no image")
 

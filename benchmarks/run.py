@@ -17,6 +17,7 @@ from benchmarks import artifacts, tasks
 from benchmarks.artifacts import warm_start
 from benchmarks.backbones import BACKBONE
 from benchmarks.cell import Cell, fingerprints, first_stage_record
+from benchmarks.data.cards import classes_of
 from benchmarks.distributed import Shard, check_batch, configure_process, launch, make_fabric
 from benchmarks.environment import REPOSITORY, checkout_at_start
 from benchmarks.errors import UserError
@@ -113,6 +114,7 @@ def _run_process(
         parameters=artifacts.parameters(adapted.model),
         cost=_cost(training, scoring, adapted.seconds, nodes),
         losses=artifacts.losses(history),
+        classes=list(classes_of(protocol)) if history.evaluations else [],
     )
     if fabric.is_global_zero:
         record.write(path)

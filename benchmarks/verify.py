@@ -185,7 +185,8 @@ def verify_record(path: Path, root: Path) -> list[str]:
         check_scores(record, path)
         if record.cell["protocol"]["task"] == "segmentation":
             arrays = path.with_suffix(".npz")
-            again = list(np.load(arrays)) if arrays.is_file() else []
+            kept = np.load(arrays) if arrays.is_file() else []
+            again = [name for name in kept if name in record.data]
         else:
             again = _detections_again(record, path, root)
     except ValueError as error:

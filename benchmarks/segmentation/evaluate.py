@@ -30,7 +30,8 @@ def evaluate(
     """Scores the images of a domain at its test size against the unresized ground truth.
 
     Metrics: {"mIoU": percent, "IoU": percent per class, None where undefined}. Arrays:
-    {"confusion": int32 (images, classes, classes), rows ground truth}.
+    {"confusion": int32 (images, classes, classes), rows ground truth; "names": text (images,), that
+    of the file in the data set}.
 
     The model is put into evaluation mode and back into the mode that it was in. Of several
     processes each scores its `shard`, and all return the whole.
@@ -43,24 +44,26 @@ def evaluate(
     model.eval()
     try:
         samples = evaluation_samples(protocol, data_root, domain, shard)
-        matrices = [
-            metrics.confusion(label, prediction, classes)
-            for label, prediction in _predictions(model, samples, protocol)
+        scored = [
+            (name, metrics.confusion(label, prediction, classes))
+            for name, label, prediction in _predictions(model, samples, protocol)
         ]
     finally:
         model.train(training)
-    per_image = np.stack(shard.gather(matrices)).astype(np.int32)
+    names, matrices = zip(*shard.gather(scored), strict=True)
+    per_image = np.stack(matrices).astype(np.int32)
     try:
         scores = metrics.summary(per_image.sum(0, dtype=np.int64))
     except ValueError as error:
         raise UserError(f"{domain.domain}: {error}; check the labels of {domain.card}") from error
-    return Result(scores, {"confusion": per_image}, len(per_image))
+    arrays = {"confusion": per_image, "names": np.array(names, dtype=str)}
+    return Result(scores, arrays, len(per_image))
 
 
 def _predictions(
     model: Segmenter, samples: Iterable[dict[str, Any]], protocol: Protocol
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Label and prediction of every sample, in order; neighbours of one size run together."""
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Name, label and prediction of every sample, in order; neighbours of one size together."""
     device = next(model.parameters()).device
     window = protocol.window
     for (height, width), group in groupby(samples, key=lambda part: part["image"].shape[1:]):
@@ -73,7 +76,8 @@ def _predictions(
             for part, scores in zip(
                 chunk, slide(model, images, window.size, window.stride), strict=True
             ):
-                yield part["label"], predict(scores, part["label"].shape).cpu().numpy()
+                prediction = predict(scores, part["label"].shape).cpu().numpy()
+                yield part["name"], part["label"], prediction
 
 
 def starts(length: int, size: int, stride: int) -> list[int]:

@@ -70,12 +70,16 @@ def test_segmentation_end_to_end(worlds, tmp_path):
     assert one.status == "done"
     assert numbers(one) == numbers(two)
     scores = one.evaluations[-1].domains
+    assert one.classes[:2] == ["road", "sidewalk"]
+    assert len(one.classes) == len(scores["cityscapes"].metrics["IoU"])
     assert {name: score.images for name, score in scores.items()} == {
         "gtav_held_out": 2,
         "cityscapes": 2,
     }
     with np.load((tmp_path / "a" / cell.path).with_suffix(".npz")) as arrays:
         assert arrays["cityscapes"].shape == (2, 19, 19)
+        assert arrays["cityscapes.names"].shape == (2,)
+        assert arrays["cityscapes.names"].dtype.kind == "U"  # read without unpickling
         assert arrays["cityscapes"].sum() == 2 * 28 * 56  # all but the void rows
     assert json.loads((tmp_path / "a" / cell.path).read_text())["status"] == "done"
 

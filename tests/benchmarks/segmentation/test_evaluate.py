@@ -118,6 +118,8 @@ def test_confusion_per_image_and_metrics(tmp_path: Path) -> None:
     matrices = result.arrays["confusion"]
     assert matrices.dtype == np.int32
     assert matrices.shape == (4, 19, 19)
+    kept = [pair.name for pair in load_card("bdd100k").pairs(tmp_path, "val")]
+    assert result.arrays["names"].tolist() == kept
     hits, truths, guesses = np.zeros(19), np.zeros(19), np.zeros(19)
     for sample, matrix in zip(
         data.evaluation_samples(protocol, tmp_path, domain), matrices, strict=True
