@@ -10,7 +10,11 @@ PROTOCOL = """
 extends: {base}
 name: tiny
 version: 1
-backbone: {{weights: random}}
+backbone:
+  weights: random
+  args: {{img_size: 96, patch_size: 8, embed_dim: 64, depth: 4, num_heads: 4}}
+  features: [0, 1, 2, 3]
+head: {{kind: semantic-fpn, hidden: 32, channels: 32, groups: 8, scales: [2.0, 1.0, 0.5, 0.25]}}
 recipe: {{iterations: 12, checkpoint_every: 2, batch: 2}}
 validation:
   - {{domain: gtav_held_out, card: gtav, split: train, holdout: 2, size: [40, 64]}}

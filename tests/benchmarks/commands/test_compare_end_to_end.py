@@ -39,6 +39,6 @@ def test_example_of_the_document_against_a_baseline_made_here(
     assert trained == ["tiny/all/my_method.MyMethod/seed0.json"]
     printed, _, verdict = out.partition("# Verdict on my_method.MyMethod (placement all)")
     assert "2/3 cells, 1 missing: soma seed 0" in printed
-    # ViT of 9 blocks, width 128: 512 biases of fc1, 128 of fc2 and 128 scales in each
-    assert f"{9 * (512 + 128 + 128):,}" in printed
+    # ViT of 4 blocks, width 64: 256 biases of fc1, 64 of fc2 and 64 scales in each
+    assert f"{4 * (256 + 64 + 64):,}" in printed
     assert re.search(r"\| Avg +\| [+-]\d+\.\d\d +\| one seed +\|", verdict)
