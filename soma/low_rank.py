@@ -98,14 +98,18 @@ class LowRankLinear(nn.Linear):
         """(..., in) -> (..., out)."""
         if not self.is_quick:
             return self._composed(x)
-        return updated(x, [self._part()], [self.scale])
+        return updated(x, [self._part()], self.scale)
 
     @staticmethod
     def joined(layers: "Sequence[LowRankLinear]", x: Tensor) -> Tensor:
         """The outputs of layers that read the same input, side by side: (..., in) -> (..., out)."""
-        if not all(layer.is_quick for layer in layers):
+        scale, kind = layers[0].scale, layers[0].lora_magnitude is None
+        if not all(
+            layer.is_quick and layer.scale == scale and (layer.lora_magnitude is None) == kind
+            for layer in layers
+        ):
             return torch.cat([layer(x) for layer in layers], dim=-1)
-        return updated(x, [layer._part() for layer in layers], [layer.scale for layer in layers])
+        return updated(x, [layer._part() for layer in layers], scale)
 
     @property
     def is_quick(self) -> bool:

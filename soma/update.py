@@ -27,22 +27,22 @@ class Part(NamedTuple):
 
 
 _FIELDS = len(Part._fields)
+_FIRST = 5  # arguments of the function before those of the parts
 
 
-def updated(x: Tensor, parts: Sequence[Part], scales: Sequence[float]) -> Tensor:
-    """The outputs of `parts` side by side: (..., in) -> (..., sum of out).
+def updated(x: Tensor, parts: Sequence[Part], scale: float) -> Tensor:
+    """The outputs of `parts`, of one scale s, side by side: (..., in) -> (..., sum of out).
 
     The gradient of A takes x. Where x is the output of a norm or an activation that
     `remember_input` watches, what that module read is kept instead, which it keeps anyway, and x is
     computed again. No second derivative is defined.
     """
-    device = x.device.type
     dtype = x.dtype
-    if x.is_floating_point() and dtype != torch.float64 and torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+    if dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
     module, read = _source(x)
     tensors = [tensor for part in parts for tensor in part]
-    return _Update.apply(x, read, module, dtype, tuple(scales), *tensors)
+    return _Update.apply(x, read, module, dtype, scale, *tensors)
 
 
 def remember_input(module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> None:
@@ -70,76 +70,90 @@ class _Update(torch.autograd.Function):
         read: Tensor | None,
         module: nn.Module | None,
         dtype: torch.dtype,
-        scales: tuple[float, ...],
+        scale: float,
         *tensors: Tensor | None,
     ) -> Tensor:
         parts = _parts(tensors)
         flat = x.reshape(-1, x.shape[-1]).to(dtype)
-        a = torch.cat([part.a for part in parts]).to(dtype)
-        h = flat @ a.T
-        y = flat.new_empty(len(flat), sum(len(part.weight) for part in parts))
-        ends, ranks = _columns(parts)
-        for part, scale, where, rank in zip(parts, scales, ends, ranks, strict=True):
-            out = y[:, where]
-            weight = (part.weight if part.dense is None else part.dense).to(dtype).T
-            if part.bias is None or part.magnitude is not None:
-                torch.mm(flat, weight, out=out)
-            else:
-                torch.addmm(part.bias.to(dtype), flat, weight, out=out)
-            if part.dense is None:
-                out.addmm_(h[:, rank], part.b.to(dtype).T, alpha=scale)
-            if part.magnitude is not None:
-                out.mul_((part.magnitude / part.norm).to(dtype))
-                if part.bias is not None:
-                    out.add_(part.bias.to(dtype))
-        learns_a = any(ctx.needs_input_grad[5 + i * _FIELDS + 2] for i in range(len(parts)))
-        learns_w = any(ctx.needs_input_grad[5 + i * _FIELDS] for i in range(len(parts)))
-        lengths = any(part.magnitude is not None for part in parts)
-        needs_x = learns_a or learns_w
-        ctx.module, ctx.dtype, ctx.scales = module if needs_x else None, dtype, scales
+        h = flat @ _joined([part.a for part in parts]).to(dtype).t()
+        if len(parts) == 1:
+            y = _output(parts[0], flat, h, scale, None)
+        else:
+            widths = [len(part.weight) for part in parts]
+            y = flat.new_empty(len(flat), sum(widths))
+            ranks = h.split([len(part.a) for part in parts], 1)
+            for part, own, out in zip(parts, ranks, y.split(widths, 1), strict=True):
+                _output(part, flat, own, scale, out)
+        needs_x = any(
+            ctx.needs_input_grad[i] for i in range(_FIRST, _FIRST + len(tensors), _FIELDS)
+        )
+        needs_x |= any(
+            ctx.needs_input_grad[i] for i in range(_FIRST + 2, _FIRST + len(tensors), _FIELDS)
+        )
+        ctx.module, ctx.dtype, ctx.scale = module if needs_x else None, dtype, scale
         ctx.shape, ctx.x_dtype = x.shape, x.dtype
-        kept = (None if not needs_x else x if read is None else read, h, y if lengths else None)
-        ctx.save_for_backward(*kept, *(t for part in parts for t in part._replace(dense=None)))
+        lengths = y if parts[0].magnitude is not None else None
+        kept = (x if read is None else read) if needs_x else None
+        ctx.save_for_backward(
+            kept, h, lengths, *(t for part in parts for t in part._replace(dense=None))
+        )
         return y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, h, y, *tensors = ctx.saved_tensors
-        parts, dtype = _parts(tensors), ctx.dtype
+        parts, dtype, scale = _parts(tensors), ctx.dtype, ctx.scale
         g = g.reshape(-1, g.shape[-1]).to(dtype)
         if ctx.module is not None:
             x = type(ctx.module).forward(ctx.module, x)
         x = None if x is None else x.reshape(-1, x.shape[-1]).to(dtype)
+        widths, ranks = [len(part.weight) for part in parts], [len(part.a) for part in parts]
+        owns, hs = g.split(widths, 1), h.split(ranks, 1)
+        ys = [None] * len(parts) if y is None else y.split(widths, 1)
         grads: list[Tensor | None] = []
-        gh = torch.empty_like(h)
-        gx = None
-        ends, ranks = _columns(parts)
-        for i, (part, where, rank) in enumerate(zip(parts, ends, ranks, strict=True)):
-            needs = ctx.needs_input_grad[5 + i * _FIELDS : 5 + (i + 1) * _FIELDS]
-            own, scale = g[:, where], ctx.scales[i]
-            g_bias = own.sum(0) if needs[1] or needs[4] else None
-            g_magnitude = None
+        ghs, gx, learns_a = [], None, False
+        for i, part in enumerate(parts):
+            first = _FIRST + i * _FIELDS
+            w, bias, a, b, magnitude = ctx.needs_input_grad[first : first + 5]
+            own, learns_a = owns[i], learns_a or a
+            g_bias = own.sum(0) if bias or magnitude else None
+            g_magnitude = _of_magnitude(part, own, ys[i], g_bias) if magnitude else None
             if part.magnitude is not None:
-                if needs[4]:
-                    g_magnitude = _of_magnitude(part, own, y[:, where], g_bias)
                 own = own * (part.magnitude / part.norm).to(dtype)
-            torch.mm(own, part.b.to(dtype), out=gh[:, rank])
+            ghs.append(own @ part.b.to(dtype))
             if ctx.needs_input_grad[0]:
                 weight = part.weight.to(dtype)
                 gx = own @ weight if gx is None else gx.addmm_(own, weight)
-            g_weight = own.T @ x if needs[0] else None
-            g_b = (h[:, rank].T @ own).mul_(scale).T if needs[3] else None
-            grads += [g_weight, g_bias if needs[1] else None, None, g_b, g_magnitude, None, None]
-            gh[:, rank].mul_(scale)
+            g_weight = own.t() @ x if w else None
+            g_b = (hs[i].t() @ own).mul_(scale).t() if b else None
+            grads += [g_weight, g_bias if bias else None, None, g_b, g_magnitude, None, None]
+        gh = ghs[0] if len(ghs) == 1 else torch.cat(ghs, 1)
         if gx is not None:
-            gx.addmm_(gh, torch.cat([part.a for part in parts]).to(dtype))
+            gx.addmm_(gh, _joined([part.a for part in parts]).to(dtype), alpha=scale)
             gx = gx.view(ctx.shape).to(ctx.x_dtype)
-        learns = [ctx.needs_input_grad[5 + i * _FIELDS + 2] for i in range(len(parts))]
-        if any(learns):
-            for i, g_a in enumerate((gh.T @ x).split([len(part.a) for part in parts])):
-                grads[i * _FIELDS + 2] = g_a if learns[i] else None
+        if learns_a:
+            for i, g_a in enumerate((gh.t() @ x).mul_(scale).split(ranks)):
+                grads[i * _FIELDS + 2] = (
+                    g_a if ctx.needs_input_grad[_FIRST + i * _FIELDS + 2] else None
+                )
         return gx, None, None, None, None, *grads
+
+
+def _output(part: Part, x: Tensor, h: Tensor, scale: float, out: Tensor | None) -> Tensor:
+    """One linear on rows x and h = A x, into `out` where that is given."""
+    weight = (part.weight if part.dense is None else part.dense).to(x.dtype).t()
+    if part.bias is None or part.magnitude is not None:
+        y = torch.mm(x, weight, out=out)
+    else:
+        y = torch.addmm(part.bias.to(x.dtype), x, weight, out=out)
+    if part.dense is None:
+        y.addmm_(h, part.b.to(x.dtype).t(), alpha=scale)
+    if part.magnitude is not None:
+        y.mul_((part.magnitude / part.norm).to(x.dtype))
+        if part.bias is not None:
+            y.add_(part.bias.to(x.dtype))
+    return y
 
 
 def _of_magnitude(part: Part, g: Tensor, y: Tensor, g_bias: Tensor) -> Tensor:
@@ -154,11 +168,5 @@ def _parts(tensors: Sequence[Tensor | None]) -> list[Part]:
     return [Part(*tensors[i : i + _FIELDS]) for i in range(0, len(tensors), _FIELDS)]
 
 
-def _columns(parts: Sequence[Part]) -> tuple[list[slice], list[slice]]:
-    """Which columns of the output, and of A x, belong to each part."""
-    ends, ranks, end, rank = [], [], 0, 0
-    for part in parts:
-        ends.append(slice(end, end + len(part.weight)))
-        ranks.append(slice(rank, rank + len(part.a)))
-        end, rank = ends[-1].stop, ranks[-1].stop
-    return ends, ranks
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)

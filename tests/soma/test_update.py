@@ -85,7 +85,11 @@ def test_values_and_gradients_are_those_of_the_formula(case: str) -> None:
     require_equal(results(module, x), results(composed(module), x), 4e-6)
     rounded = results(module, x, torch.bfloat16)
     assert rounded["output"].dtype == torch.bfloat16
-    require_equal(rounded, results(composed(module), x, torch.bfloat16), 0.03)
+    theirs, exact = results(composed(module), x, torch.bfloat16), results(module, x)
+    for name, value in exact.items():
+        assert rounded[name].dtype == theirs[name].dtype
+        ours, other = ((made[name] - value).norm() for made in (rounded, theirs))
+        assert ours <= 1.3 * other + 1e-3 * value.norm(), name
     with torch.no_grad():
         assert torch.allclose(module(x), composed(module)(x), atol=1e-5)
     double = copy.deepcopy(module).double()
