@@ -1,16 +1,20 @@
 """What commands print besides tables: lists, the summary of a record, progress bars."""
 
-import math
+from __future__ import annotations
+
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event, Thread
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
-    MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -18,25 +22,10 @@ from rich.progress import (
 
 from benchmarks import protocol, yaml_files
 from benchmarks.data import cards
+from benchmarks.progress import duration, read_state, words
 from benchmarks.record import Record
 from benchmarks.report import spec as table_spec
 from benchmarks.tasks import load_protocol
-
-
-@contextmanager
-def training_bar(total: int, done: int, wanted: bool) -> Iterator[Callable[[float], None]]:
-    """Gives a function to call with the loss after each step.
-
-    Silent unless the bar is `wanted` and stderr is a terminal.
-    """
-    console = Console(stderr=True)
-    if not (wanted and console.is_terminal):
-        yield lambda loss: None
-        return
-    columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, TextColumn("loss {task.fields[loss]:.3f}"), console=console) as bar:
-        task = bar.add_task("", total=total, completed=done, loss=math.nan)
-        yield lambda loss: bar.update(task, advance=1, loss=loss)
 
 
 @contextmanager
@@ -105,18 +94,13 @@ def print_record(record: Record) -> None:
 
 
 @contextmanager
-def progress(cells: int) -> Iterator[Callable[[str, bool], None]]:
-    """A function to report lines to: a bar with the time left on a terminal, else plain lines."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+def progress(cells: int, records: Mapping[Path, str]) -> Iterator[Callable[[str, bool], None]]:
+    """A function to report lines to: bars on a terminal, else plain lines.
 
+    Args:
+        cells: how many there are.
+        records: path of the record -> name of a cell, which gets a bar of its own while it runs.
+    """
     console = Console(stderr=True)
     if not console.is_terminal:
         ended = 0
@@ -128,15 +112,62 @@ def progress(cells: int) -> Iterator[Callable[[str, bool], None]]:
 
         yield plain
         return
-    columns = TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task("", total=cells)
+    with CellBars(console, cells, records) as bars:
+        over = Event()
+        thread = Thread(target=bars.follow, args=(over,), daemon=True)
+        thread.start()
+        try:
+            yield bars.report
+        finally:
+            over.set()
+            thread.join()
 
-        def live(line: str, ends_cell: bool) -> None:
-            bar.console.print(line, highlight=False, markup=False)
-            bar.update(task, advance=int(ends_cell))
 
-        yield live
+class CellBars:
+    """A bar of all cells and one of each cell that runs, from the progress files of the cells."""
+
+    def __init__(self, console: Console, cells: int, records: Mapping[Path, str]) -> None:
+        name = TextColumn("{task.description}", markup=False)
+        count = TextColumn("{task.completed:,.0f}/{task.total:,.0f}")
+        note = TextColumn("{task.fields[note]}", markup=False)
+        self.bars = Progress(name, BarColumn(16), count, note, console=console)
+        self.records, self.began = records, datetime.now(UTC)
+        self.whole = self.bars.add_task("cells", total=cells, note="")
+        self.shown: dict[Path, TaskID] = {}
+
+    def __enter__(self) -> CellBars:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bars.stop()
+
+    def report(self, line: str, ends_cell: bool) -> None:
+        """Print a line above the bars."""
+        self.bars.console.print(line, highlight=False, markup=False)
+        self.bars.update(self.whole, advance=int(ends_cell))
+
+    def follow(self, over: Event) -> None:
+        """Look once a second until it is over."""
+        while not over.wait(1.0):
+            self.look()
+
+    def look(self) -> None:
+        """Bring the bars to where the cells are."""
+        all_cells = self.bars.tasks[0]
+        left = all_cells.time_remaining
+        known = "" if left is None else f", left {duration(left)}"
+        self.bars.update(self.whole, note=f"{duration(all_cells.elapsed or 0)}{known}")
+        for record, name in self.records.items():
+            state = None if record.exists() else read_state(record)
+            if state is None or state.updated < self.began:  # of a run that was cut off before
+                if record in self.shown:
+                    self.bars.remove_task(self.shown.pop(record))
+                continue
+            if record not in self.shown:
+                self.shown[record] = self.bars.add_task(name, total=state.of, note="")
+            note = words(state).partition("  ")[2]
+            self.bars.update(self.shown[record], completed=state.iteration, note=note)
 
 
 def say(line: str) -> None:

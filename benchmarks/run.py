@@ -23,6 +23,7 @@ from benchmarks.environment import REPOSITORY, checkout_at_start
 from benchmarks.errors import UserError
 from benchmarks.memory import PeakMemory
 from benchmarks.optim import make_optimizer, resolve_decay_schedule
+from benchmarks.progress import Progress
 from benchmarks.protocol import RANDOM, Protocol
 from benchmarks.record import Cost, Record
 from benchmarks.seeding import torch_seed
@@ -46,7 +47,8 @@ def run_cell(
     Beside the record `<out>/<cell.path>`: what the task keeps of the last evaluation (a .npz with
     the confusion matrix of every image, one array per domain; or the detections of every domain, a
     .json.gz each), and a .safetensors with the head and what differs from the pretrained backbone
-    at the last iteration. The record is written last: where it is, they are.
+    at the last iteration, and the course of training (see `progress`). The record is written last:
+    where it is, they are.
 
     The caller holds the lock of the cell. On the CPU the same cell gives the same bits each time.
     Where several devices share each batch, the first process alone writes, and the numbers are
@@ -84,21 +86,26 @@ def _run_process(
     shard = Shard(fabric.global_rank, fabric.world_size)
     configure_process(fabric, protocol.recipe.threads)
     task = tasks.task_of(protocol)
+    shown = (path, str(cell), progress) if fabric.is_global_zero else ()
+    follow = Progress(protocol.recipe.iterations, *shown)
+    follow.enter("start")
     try:
         adapted = build(cell, task, first_stage_record(cell, out))
     except NotApplicable as error:
         record = cell.record("not_applicable", str(error))
         if fabric.is_global_zero:
             record.write(path)
+            follow.remove()
         return record
     training = make_training(cell, adapted, fabric)
-    scoring = Scoring(task, adapted.model, protocol, data_root, shard, PeakMemory(fabric.device))
+    memory = PeakMemory(fabric.device)
+    scoring = Scoring(task, adapted.model, protocol, data_root, shard, memory, follow)
     batches = partial(task.batches, protocol, data_root, cell.seed, shard=shard)
     checkpoint = Checkpoint(Path(f"{path}.checkpoint"), cell.training, cell.digest)
     status, reason = "done", ""
     try:
         with scoring.memory.phase("train"):
-            train(training, batches, scoring, checkpoint, progress)
+            train(training, batches, scoring, checkpoint, follow)
     except NotFinite as error:
         status, reason = "failed", str(error)
     else:
@@ -119,6 +126,7 @@ def _run_process(
     if fabric.is_global_zero:
         record.write(path)
         checkpoint.remove()
+        follow.remove()
     return record
 
 
@@ -237,6 +245,7 @@ class Scoring:
     data_root: Path
     shard: Shard
     memory: PeakMemory
+    progress: Progress
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     files: dict[str, Callable[[Path], None]] = field(default_factory=dict)
     seconds: float | None = None
@@ -247,6 +256,7 @@ class Scoring:
         self.arrays, self.files = {}, {}
         with self.memory.phase("evaluate"):
             for domain in self.protocol.scored_domains:
+                self.progress.enter(f"scoring {domain.domain}")
                 result = self.task.evaluate(
                     self.model, self.protocol, self.data_root, domain, self.shard
                 )

@@ -22,6 +22,7 @@ import filelock
 
 from benchmarks.cell import Cell
 from benchmarks.errors import MachineError, UserError
+from benchmarks.progress import progress_file
 from benchmarks.record import Record
 from benchmarks.yaml_files import differences
 
@@ -145,6 +146,7 @@ def run_one(
                 record = cell.record("failed", f"{type(error).__name__}: {error}")
             if not path.exists():
                 record.write(path)
+            progress_file(path).unlink(missing_ok=True)
             return record, True
     except filelock.Timeout:
         return None

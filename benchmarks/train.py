@@ -17,10 +17,10 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import Precision
 from torch import Tensor, nn
 
-from benchmarks.console import training_bar
 from benchmarks.distributed import Batch, micro_batches
 from benchmarks.errors import UserError
 from benchmarks.optim import EMA, AdamW, make_ema, set_rates
+from benchmarks.progress import Progress
 from benchmarks.protocol import Recipe
 from benchmarks.record import write_atomically
 from benchmarks.seeding import torch_seed
@@ -286,7 +286,7 @@ def train(
     batches: Callable[[int], Iterator[Batch]],
     evaluate: Callable[[int], Any],
     checkpoint: Checkpoint,
-    progress: bool = False,
+    progress: Progress | None = None,
 ) -> History:
     """Train to the end of the recipe, from the checkpoint where there is one.
 
@@ -298,9 +298,9 @@ def train(
         batches: first iteration -> the batches from there on.
         evaluate: iteration -> result, of plain values; called at `recipe.evaluate_at` and the end.
         checkpoint: written every `recipe.checkpoint_every` iterations.
-        progress: show a bar, on a terminal.
+        progress: what follows the run; of several processes, that of the first one.
 
-    Where several processes share the batches, the first one writes and shows progress.
+    Where several processes share the batches, the first one writes.
 
     Raises:
         NotFinite: the loss or a trained parameter is NaN or infinite.
@@ -319,12 +319,15 @@ def train(
     remaining = batches(history.iteration)
     state.model.train()
     # A checkpoint comes before the scoring of its iteration, which a resumed run repeats.
-    with training_bar(recipe.iterations, history.iteration, progress and first) as advance:
+    progress = progress or Progress(recipe.iterations)
+    with progress.over(history.losses, history.seconds, history.evaluations):
         for iteration in range(history.iteration, recipe.iterations + 1):
             if iteration in scored_at - history.evaluations.keys():
                 training.evaluate(evaluate)
+                progress.scored(history.evaluations[iteration])
             if iteration < recipe.iterations:
-                advance(training.step(remaining))
+                training.step(remaining)
+                progress.step()
                 if first and iteration + 1 in saved_at:
                     checkpoint.save(state)
     if state.ema:

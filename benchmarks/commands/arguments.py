@@ -245,7 +245,8 @@ def reported(plan: Plan, work: Callable[[Report], Outcome]) -> Outcome:
     from benchmarks.sweep import end_workers_on_sigterm
 
     end_workers_on_sigterm()
-    with console.progress(len(plan.cells)) as report:
+    records = {plan.out / cell.path: str(cell) for cell in plan.cells}
+    with console.progress(len(plan.cells), records) as report:
         outcome = work(report)
     for line in outcome.summary():
         console.say(line)

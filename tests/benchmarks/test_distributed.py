@@ -63,7 +63,7 @@ def test_two_processes_train_and_score_as_one(alone, worlds, tmp_path):
     assert (two.cost.devices, two.cost.nodes, two.cost.micro_batch) == (2, 1, 2)
     assert (one.cost.devices, one.cost.nodes, one.cost.micro_batch) == (1, 1, 4)
     names = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
-    assert names == ["seed0.json", "seed0.npz", "seed0.safetensors"]
+    assert names == ["seed0.json", "seed0.log.jsonl", "seed0.npz", "seed0.safetensors"]
     expected = confusions(folder)
     for domain, matrices in confusions(tmp_path).items():
         # 20 steps may end a rounding apart (see `COMPARED`): few pixels change, no image is lost.

@@ -8,6 +8,7 @@ from baselines import METHODS
 from benchmarks import run
 from benchmarks.cell import make_cell
 from benchmarks.errors import UserError
+from benchmarks.progress import log_file, progress_file, read_log, read_state
 from benchmarks.record import Record
 from benchmarks.segmentation.metrics import summary
 from soma import load_adapter
@@ -35,6 +36,12 @@ def test_a_cell_leaves_a_complete_record(task, tmp_path):
     assert files(tmp_path) == ["seed0.json", "seed0.npz", "seed0.safetensors"]
     path = tmp_path / cell.path
     assert Record.load(path) == record
+    assert not progress_file(path).exists()
+    entries = read_log(log_file(path))
+    assert [entry["iteration"] for entry in entries] == [1, 2, 3, 3, 4, 5, 6, 6]
+    assert entries[0]["loss"] == record.losses[0].loss
+    scored = [entry["held_out"] for entry in entries if "held_out" in entry]
+    assert [list(domains) for domains in scored] == [["gtav_held_out"]] * 2
     assert (record.status, record.reason, record.digest) == ("done", "", cell.digest)
     assert (record.method, record.label, record.placement, record.seed) == (
         "soma",
@@ -99,8 +106,14 @@ def test_a_killed_cell_is_resumed_to_the_same_bits(dies_at, task, tmp_path):
         run.run_cell(cell, tmp_path / "cut", tmp_path)
     assert files(tmp_path / "cut") == (["seed0.json.checkpoint"] if dies_at > 2 else [])
     task.dies_at = None
+    assert read_state((tmp_path / "cut") / cell.path) is not None
     assert numbers(run.run_cell(cell, tmp_path / "cut", tmp_path)) == numbers(whole)
     assert files(tmp_path / "cut") == ["seed0.json", "seed0.npz", "seed0.safetensors"]
+    assert read_state((tmp_path / "cut") / cell.path) is None
+    steps = [
+        e["iteration"] for e in read_log(log_file((tmp_path / "cut") / cell.path)) if "loss" in e
+    ]
+    assert steps == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_loss_that_is_not_finite_is_a_failed_record(task, tmp_path):
