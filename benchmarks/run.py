@@ -45,8 +45,9 @@ def run_cell(
     """Run a cell, from its checkpoint where there is one, and write what came of it.
 
     Beside the record `<out>/<cell.path>`: what the task keeps of the last evaluation (a .npz with
-    the confusion matrix of every image, one array per domain; or the detections of every domain, a
-    .json.gz each), and a .safetensors with the head and what differs from the pretrained backbone
+    the confusion matrix of every image, one array per domain, and a .png per domain with the
+    predictions of four images; or the detections of every domain, a .json.gz each), and a
+    .safetensors with the head and what differs from the pretrained backbone
     at the last iteration, and the course of training (see `progress`). The record is written last:
     where it is, they are.
 

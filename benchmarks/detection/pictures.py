@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks import yaml_files
 from benchmarks.data.cards import Card, Pair, load_card
+from benchmarks.data.pictures import evenly_spaced
 from benchmarks.detection import predictions
 from benchmarks.detection.predictions import Detections
 from benchmarks.detection.reading import Objects, evaluation_pairs, read_pair
@@ -122,10 +123,9 @@ def _scored(record: Record, path: Path) -> tuple[str, list[Domain]]:
 def _evenly_spaced(
     pairs: Sequence[Pair], detections: Sequence[Detections], card: Card, count: int
 ) -> list[Sample]:
-    places = np.linspace(0, len(pairs) - 1, min(count, len(pairs))).round().astype(int)
     return [
         Sample(pairs[place].name, *read_pair(pairs[place], card), detections[place])
-        for place in places
+        for place in evenly_spaced(len(pairs), count)
     ]
 
 

@@ -20,12 +20,14 @@ from torch.utils.data import Dataset
 from benchmarks.data.cards import IGNORE, OUTSIDE, Card, load_card
 from benchmarks.data.files import Pair, evaluation_part, refuse_overlap, training_part
 from benchmarks.data.loading import Kept, Order, decoded, header_size, loaded
+from benchmarks.data.pictures import evenly_spaced
 from benchmarks.data.transforms import normalise, resize_to
 from benchmarks.distributed import WHOLE, Batch, Shard
 from benchmarks.errors import UserError
 from benchmarks.protocol import Domain, Input, Protocol
 from benchmarks.seeding import stream
 from benchmarks.segmentation import augment as augmentation
+from benchmarks.segmentation.predictions import KEPT_IMAGES
 from benchmarks.segmentation.settings import Augment
 
 
@@ -215,13 +217,17 @@ class EvaluationSamples(Dataset):
         self.domain, self.statistics = domain, statistics
         self.pairs = evaluation_pairs(domain, root)
         self.card = load_card(domain.card, "label")
+        self.kept = set(evenly_spaced(len(self.pairs), KEPT_IMAGES))
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> dict[str, Any] | UserError:
-        """Image float32 (3, h, w) at test size; label uint8 (H, W) at its own; domain, name."""
+        """Image float32 (3, h, w) at test size; label uint8 (H, W) at its own; domain, name.
+
+        `kept`: whether a run keeps what is predicted for it (see `segmentation.predictions`).
+        """
         pair = self.pairs[index]
         try:
             image, label = read_pair(pair, self.card, self.domain.halve)
@@ -234,6 +240,7 @@ class EvaluationSamples(Dataset):
             "label": label,
             "domain": self.domain.domain,
             "name": pair.name,
+            "kept": index in self.kept,
         }
 
 

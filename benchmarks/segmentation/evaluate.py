@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from benchmarks.distributed import WHOLE, Shard
 from benchmarks.errors import UserError
 from benchmarks.protocol import Domain, Protocol
 from benchmarks.record import Result
-from benchmarks.segmentation import metrics
+from benchmarks.segmentation import metrics, predictions
 from benchmarks.segmentation.data import evaluation_samples
 from benchmarks.segmentation.heads import Segmenter
+from benchmarks.segmentation.predictions import Prediction, thinned
 
 WINDOWS_PER_FORWARD = 8
 
@@ -31,7 +33,7 @@ def evaluate(
 
     Metrics: {"mIoU": percent, "IoU": percent per class, None where undefined}. Arrays:
     {"confusion": int32 (images, classes, classes), rows ground truth; "names": text (images,), that
-    of the file in the data set}.
+    of the file in the data set}. Files: the predictions of four images (see `predictions`).
 
     The model is put into evaluation mode and back into the mode that it was in. Of several
     processes each scores its `shard`, and all return the whole.
@@ -45,25 +47,30 @@ def evaluate(
     try:
         samples = evaluation_samples(protocol, data_root, domain, shard)
         scored = [
-            (name, metrics.confusion(label, prediction, classes))
-            for name, label, prediction in _predictions(model, samples, protocol)
+            (
+                sample["name"],
+                metrics.confusion(sample["label"], prediction, classes),
+                Prediction(sample["name"], thinned(prediction)) if sample["kept"] else None,
+            )
+            for sample, prediction in _predictions(model, samples, protocol)
         ]
     finally:
         model.train(training)
-    names, matrices = zip(*shard.gather(scored), strict=True)
+    names, matrices, kept = zip(*shard.gather(scored), strict=True)
     per_image = np.stack(matrices).astype(np.int32)
     try:
         scores = metrics.summary(per_image.sum(0, dtype=np.int64))
     except ValueError as error:
         raise UserError(f"{domain.domain}: {error}; check the labels of {domain.card}") from error
     arrays = {"confusion": per_image, "names": np.array(names, dtype=str)}
-    return Result(scores, arrays, len(per_image))
+    write = partial(predictions.write, images=[one for one in kept if one])
+    return Result(scores, arrays, len(per_image), {".png": write})
 
 
 def _predictions(
     model: Segmenter, samples: Iterable[dict[str, Any]], protocol: Protocol
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Name, label and prediction of every sample, in order; neighbours of one size together."""
+) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """Every sample with its prediction, in order; neighbours of one size run together."""
     device = next(model.parameters()).device
     window = protocol.window
     for (height, width), group in groupby(samples, key=lambda part: part["image"].shape[1:]):
@@ -76,8 +83,7 @@ def _predictions(
             for part, scores in zip(
                 chunk, slide(model, images, window.size, window.stride), strict=True
             ):
-                prediction = predict(scores, part["label"].shape).cpu().numpy()
-                yield part["name"], part["label"], prediction
+                yield part, predict(scores, part["label"].shape).cpu().numpy()
 
 
 def starts(length: int, size: int, stride: int) -> list[int]:

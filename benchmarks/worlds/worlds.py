@@ -24,6 +24,7 @@ from pydantic import field_validator
 from rich.progress import track
 
 from benchmarks.data.cards import IGNORE, load_card
+from benchmarks.data.pictures import PALETTE
 from benchmarks.errors import UserError
 from benchmarks.worlds import styles, weather, writers
 from benchmarks.worlds.appearance import render
@@ -31,7 +32,6 @@ from benchmarks.worlds.scenes import Scene, sample_scene
 from benchmarks.worlds.styles import DOMAINS, Rng, Style
 from benchmarks.worlds.writers import (
     CLASSES,
-    PALETTE,
     Annotated,
     annotate,
     write_instances,

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.data.cards import IGNORE, Card
+from benchmarks.data.pictures import PALETTE
 from benchmarks.worlds.canvas import Surface
 from benchmarks.worlds.scenes import Scene
 
@@ -117,17 +118,6 @@ def statistics(images: list[list[Annotated]]) -> dict:
             "truncated": sum(one.truncated for one in own),
         } | {k: np.percentile(v, (10, 50, 90)).tolist() for k, v in sizes.items() if len(v)}
     return {"images": len(images), "without_box": images.count([]), "classes": classes}
-
-
-PALETTE = np.array(  # the usual Cityscapes colours, for pictures of labels and for palette PNGs
-    [
-        *((128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153)),
-        *((153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152)),
-        *((70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70)),
-        *((0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32)),
-    ],
-    dtype=np.uint8,
-)
 
 
 def write_pair(

@@ -13,6 +13,7 @@ from benchmarks import run
 from benchmarks.cell import prepare
 from benchmarks.distributed import BLOCK, Shard, device_of_worker, is_nonzero_rank, make_fabric
 from benchmarks.errors import UserError
+from benchmarks.segmentation import predictions
 from benchmarks.segmentation import task as segmentation
 from benchmarks.train import Training
 
@@ -62,8 +63,13 @@ def test_two_processes_train_and_score_as_one(alone, worlds, tmp_path):
     assert two.digest == one.digest
     assert (two.cost.devices, two.cost.nodes, two.cost.micro_batch) == (2, 1, 2)
     assert (one.cost.devices, one.cost.nodes, one.cost.micro_batch) == (1, 1, 4)
-    names = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
-    assert names == ["seed0.json", "seed0.log.jsonl", "seed0.npz", "seed0.safetensors"]
+    names = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    pictures = {f"seed0.{domain}.png" for domain in one.evaluations[-1].domains}
+    files = {"seed0.json", "seed0.log.jsonl", "seed0.npz", "seed0.safetensors"}
+    assert names == files | pictures
+    for name in pictures:  # each process scores some of the images
+        kept = [predictions.read(next(root.rglob(name))) for root in (folder, tmp_path)]
+        assert [one.name for one in kept[0]] == [one.name for one in kept[1]]
     expected = confusions(folder)
     for domain, matrices in confusions(tmp_path).items():
         # 20 steps may end a rounding apart (see `COMPARED`): few pixels change, no image is lost.

@@ -13,8 +13,9 @@ from torch.nn import functional
 from benchmarks.data.cards import load_card
 from benchmarks.errors import UserError
 from benchmarks.protocol import Domain
-from benchmarks.segmentation import data
+from benchmarks.segmentation import data, metrics, predictions
 from benchmarks.segmentation import task as segmentation
+from benchmarks.segmentation.data import EvaluationSamples
 from benchmarks.segmentation.evaluate import WINDOWS_PER_FORWARD, evaluate, predict, slide, starts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -231,3 +232,18 @@ def test_windows_scores_and_classes_of_the_real_head_follow_the_written_rule() -
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     large = functional.interpolate(expected[None], (100, 140), mode="bilinear")[0]
     assert (predict(found, (100, 140)) == large.argmax(0)).float().mean() > 0.9999
+
+
+def test_the_same_few_predictions_of_a_domain_are_kept(tmp_path: Path) -> None:
+    write_world(tmp_path, "bdd100k", "val", count=9, size=(32, 48))
+    protocol, file = tiny_protocol(), tmp_path / "seed0.bdd100k.png"
+    domain = protocol.targets[0]
+    result = evaluate(Stand(), protocol, tmp_path, domain)
+    result.files[".png"](file)
+    kept, samples = predictions.read(file), EvaluationSamples(domain, tmp_path, protocol.input)
+    assert [one.name for one in kept] == [samples[place]["name"] for place in (0, 3, 5, 8)]
+    for place, one in zip((0, 3, 5, 8), kept, strict=True):
+        confusion = metrics.confusion(samples[place]["label"], one.classes, 19)
+        assert np.array_equal(confusion, result.arrays["confusion"][place])
+    with Image.open(file) as picture:
+        assert picture.mode == "P"
