@@ -22,7 +22,7 @@ BENCH := $(VENV)/bin/python -m benchmarks
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup mini reproduce-table1 reproduce-table2 reproduce-table3 reproduce-table4 table1 table2 table3 table4 compare test check bench clean
+.PHONY: help setup mini reproduce-table1 reproduce-table2 reproduce-table3 reproduce-table4 reproduce-table5 table1 table2 table3 table4 table5 compare test check bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -67,6 +67,14 @@ table4: $(READY)  ## print Table 4 (what makes SoMA work, one factor at a time)
 $(TABLE3): $(READY)
 table1 table2 table4 $(TABLE3):
 	@$(BENCH) table $@ $(SELECTION_FLAGS) $(RECORDS:%=--records '%') --write '$(OUT)/tables'
+
+table5: $(READY)  ## print Table 5 (what every method costs): the mini backbone, and ViT-L
+	@$(BENCH) bench costs --profile mini --read results/costs
+	@$(BENCH) bench costs --profile paper --read results/costs
+
+reproduce-table5: $(READY)  ## measure Table 5 here; PROFILE=paper: ViT-L (a few minutes; half an hour)
+	@$(BENCH) bench costs --profile $(strip $(PROFILE)) --device $(strip $(DEVICE)) \
+	$(if $(strip $(METHODS)),--methods '$(strip $(METHODS))') --write '$(OUT)/tables'
 
 ifneq ($(filter compare,$(MAKECMDGOALS)),)
 $(if $(strip $(METHOD)),,$(error compare what? give METHOD=path/to/my_method.py:MyMethod))

@@ -101,7 +101,8 @@ def table(
     )
     layout = Layout(arguments.names(columns), wide, notes, paths)
     shown = built if placement or form != "text" else tables.one_placement(built)
-    order = sort or ("avg" if form == "text" else "table")
+    # The levels of a factor, such as ranks, read better in their own order.
+    order = sort or ("avg" if form == "text" and not spec.rows else "table")
     print(render(tables.ordered(shown, order), form, layout), end="")
     if write:
         # One name for every choice, so that no table takes another's place.

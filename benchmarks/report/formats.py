@@ -290,7 +290,8 @@ _LAST = ("difference", "verdict", "published", "agreement")
 
 def _all_keys(table: Table, block: Block) -> list[str]:
     """Keys of the columns that have something to say; the verdict stands beside the difference."""
-    keys = ["method", *_FIRST, *table.headings, "difference"]
+    # How long a step took says how busy a machine was; Table 5 says what a method costs.
+    keys = ["method", "n", "trainable", *table.headings, "difference"]
     keys += ["published"] if _published_keys(table, block) else []
     return keys + (["agreement"] if table.against else [])
 
@@ -411,7 +412,7 @@ def _float(table: Table, block: Block, layout: Layout) -> str:
             f"\\begin{{{environment}}}[t]",
             f"\\centering\\footnotesize\\sloppy\\setlength{{\\tabcolsep}}{{{_GAP / 2:g}pt}}",
             "\\begin{threeparttable}",
-            f"\\caption{{{_tex(f'{title}. {what}. {bold}.')}}}",
+            f"\\caption{{{tex(f'{title}. {what}. {bold}.')}}}",
             f"\\label{{tab:{label}}}",
             f"\\begin{{tabular}}{{@{{}}l{'r' * (len(rows[0]) - 1)}@{{}}}}",
             "\\toprule",
@@ -421,7 +422,7 @@ def _float(table: Table, block: Block, layout: Layout) -> str:
             "\\bottomrule",
             "\\end{tabular}",
             "\\begin{tablenotes}[flushleft]\\scriptsize",
-            *(f"\\item {{{_tex(line)}}}" for line in below),
+            *(f"\\item {{{tex(line)}}}" for line in below),
             "\\end{tablenotes}",
             "\\end{threeparttable}",
             f"\\end{{{environment}}}",
@@ -430,7 +431,7 @@ def _float(table: Table, block: Block, layout: Layout) -> str:
 
 
 def _tex_row(cells: Sequence[str]) -> str:
-    return " & ".join(map(_tex, cells)) + r" \\"
+    return " & ".join(map(tex, cells)) + r" \\"
 
 
 def _fitting(
@@ -665,7 +666,7 @@ _TEX |= {"<": r"$<$", ">": r"$>$"}
 _MINUS = r"(?<![\w.)-])-(?=\d)"
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
     """Text with LaTeX's special characters escaped and **bold** turned into a command."""
     text = re.sub(_MINUS, "\N{MINUS SIGN}", text.replace(" ± ", "±"))
     pattern = "|".join(re.escape(key) for key in sorted(_TEX, key=len, reverse=True))

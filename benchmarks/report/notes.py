@@ -218,15 +218,13 @@ def _budgets(records: Sequence[Record]) -> list[str]:
 
 
 def _machines(records: Sequence[Record]) -> list[str]:
-    """Processors behind the seconds per step, and the commits behind the records."""
+    """Processors and commits behind the records."""
     done = [record.environment for record in records if record.status == "done"]
     if not done:
         return []
     machines = sorted({f"{e.gpu or e.cpu}, {e.threads or '?'} thread(s)" for e in done})
     commits = sorted({(e.commit or "unknown")[:10] for e in done})
-    line = (
-        f"s/step measured on {' and '.join(machines)}; records made at commit {', '.join(commits)}"
-    )
+    line = f"records made on {' and '.join(machines)}, at commit {', '.join(commits)}"
     dirty = sum(bool(e.dirty) for e in done)
     line += f", {dirty} of {len(done)} with uncommitted changes" if dirty else ""
     return [line, *_packages(done)]
