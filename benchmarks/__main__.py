@@ -28,6 +28,7 @@ from benchmarks.commands.check import check
 from benchmarks.commands.compare import compare
 from benchmarks.commands.download import download
 from benchmarks.commands.export import export
+from benchmarks.commands.import_ import import_
 from benchmarks.commands.list import list_
 from benchmarks.commands.pictures import pictures
 from benchmarks.commands.run import run
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 for command in (run, sweep, table, check, compare, tune, export, pictures, verify, download):
     app.command()(command)
+app.command(name="import")(import_)
 app.command(name="list")(list_)
 app.add_typer(mini.mini, name="mini")
 app.add_typer(bench.bench, name="bench")

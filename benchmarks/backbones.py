@@ -130,27 +130,8 @@ def _read(file: Path) -> dict[str, object]:
     Raises:
         UserError: it holds no weights, or objects that only unpickling would read.
     """
-    try:
-        if file.suffix == ".safetensors":
-            content: object = load_file(file)
-        else:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except _DAMAGED as error:
-        words = " ".join(str(error).split())
-        if "Unsupported global" in words or "Unsupported class" in words:
-            objects = words.partition("GLOBAL ")[2].partition(" was not")[0] or "objects"
-            raise UserError(
-                f"{file}: holds {objects} beside the tensors, which is never unpickled; write a "
-                "file with the tensors alone (torch.save or safetensors), and its SHA-256 into the "
-                "protocol"
-            ) from None
-        start = file.read_bytes()[:64].lstrip().lower()
-        kind = "damaged, or no file of weights"
-        kind = (
-            "a web page, no file of weights" if start.startswith((b"<!doctype", b"<html")) else kind
-        )
-        kind = kind if start else "empty"
-        raise UserError(f"{file}: {kind}; fetch it again ({words[:100]})") from None
+    with_hash = "write a file with the tensors alone (torch.save or safetensors), and its SHA-256"
+    content = content_of(file, f"{with_hash} into the protocol")
     if isinstance(content, Mapping):
         inner = content.get("state_dict", content.get("model", content))
         if isinstance(inner, Mapping) and inner:
@@ -159,6 +140,38 @@ def _read(file: Path) -> dict[str, object]:
         f"{file}: holds a {type(content).__name__} without tensors by name, no weights; fetch the "
         "weights (a state dict) and write their path as backbone.weights"
     )
+
+
+def content_of(file: Path, instead: str) -> object:
+    """What a .safetensors file, or one of torch.save, holds; nothing is unpickled.
+
+    Args:
+        file: to be read onto the CPU.
+        instead: the way out where it holds objects that only unpickling would read.
+
+    Raises:
+        UserError: it does, or it is damaged, empty, missing, or no file of weights.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except _DAMAGED as error:
+        words = " ".join(str(error).split())
+        if "Unsupported global" in words or "Unsupported class" in words:
+            objects = words.partition("GLOBAL ")[2].partition(" was not")[0] or "objects"
+            raise UserError(
+                f"{file}: holds {objects} beside the tensors, which is never unpickled; {instead}"
+            ) from None
+        if isinstance(error, OSError) and error.strerror:
+            raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+        start = file.read_bytes()[:64].lstrip().lower()
+        kind = "damaged, or no file of weights"
+        kind = (
+            "a web page, no file of weights" if start.startswith((b"<!doctype", b"<html")) else kind
+        )
+        kind = kind if start else "empty"
+        raise UserError(f"{file}: {kind}; fetch it again ({words[:100]})") from None
 
 
 def _instead(content: Mapping[str, object]) -> str:

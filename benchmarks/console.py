@@ -23,7 +23,7 @@ from rich.progress import (
 from benchmarks import protocol, yaml_files
 from benchmarks.data import cards
 from benchmarks.progress import duration, read_state, words
-from benchmarks.record import Record
+from benchmarks.record import Imported, Record
 from benchmarks.report import spec as table_spec
 from benchmarks.tasks import load_protocol
 
@@ -84,8 +84,12 @@ LISTS: dict[str, Callable[[], Lines]] = {
 def print_record(record: Record) -> None:
     """Status and the scores (percent) of the last evaluation."""
     print(f"{record.label} seed {record.seed}: {record.status} {record.reason}".rstrip())
-    if not record.evaluations:
-        return
+    if record.evaluations:
+        print_scores(record)
+
+
+def print_scores(record: Record | Imported) -> None:
+    """The scores (percent) of the last evaluation."""
     last = max(record.evaluations, key=lambda evaluation: evaluation.iteration)
     for name, score in last.domains.items():
         for metric, value in score.metrics.items():

@@ -2,19 +2,22 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal
+from typing import IO, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 
 from benchmarks.environment import Environment, Line
 from benchmarks.errors import UserError
 from benchmarks.protocol import Count, Index, NotNegative
 from benchmarks.trials import Budget
 from benchmarks.yaml_files import added_field, digest_of, problem
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Part(BaseModel):
@@ -47,6 +50,23 @@ class Evaluation(_Part):
 
     iteration: Index
     domains: dict[str, Score]
+
+    def check(self, classes: Sequence[str]) -> None:
+        """Refuse what no evaluation gives.
+
+        Raises:
+            ValueError: a number that is no percent, a list of another length than `classes`, where
+                these are known, or a domain without an image.
+        """
+        for domain, score in self.domains.items():
+            # A mean of hundreds may come out a rounding above 100.
+            if any(not 0 <= value <= 100 + 1e-9 for value in score.values()):
+                raise ValueError(f"iteration {self.iteration}, {domain}: no percent")
+            lists = [value for value in score.metrics.values() if isinstance(value, list)]
+            if classes and any(len(value) != len(classes) for value in lists):
+                raise ValueError(f"{domain}: not one score for each of the classes")
+            if score.images < 1:
+                raise ValueError(f"iteration {self.iteration}, {domain}: no image")
 
 
 class Parameters(_Part):
@@ -86,7 +106,44 @@ class LossPoint(_Part):
     loss: float | None
 
 
-class Record(_Part):
+class _Kept(_Part):
+    """What is kept as one JSON file; `again` says how it is made anew."""
+
+    again: ClassVar[str] = "run its cell again"
+
+    def write(self, path: Path) -> None:
+        """Put the record at `path` as JSON, whole or not at all.
+
+        Raises:
+            UserError: the folder cannot be made or the disk is full; nothing is left behind.
+        """
+        text = self.model_dump_json(indent=1) + "\n"
+        write_atomically(path, lambda file: file.write(text.encode()))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The record at `path`.
+
+        Raises:
+            UserError: unreadable, not JSON, or not of this schema.
+        """
+        try:
+            content = path.read_bytes()
+            return cls.model_validate_json(content)
+        except OSError as error:
+            raise UserError(f"{path}: record cannot be read: {error.strerror}") from None
+        except ValidationError as error:
+            if cls is Record and is_imported(content):
+                raise UserError(
+                    f"{path}: holds the scores of released weights, no run of this suite; `table` "
+                    "prints them"
+                ) from None
+            raise UserError(
+                f"{path}: not a record: {problem(error, cls)}; delete it and {cls.again}"
+            ) from None
+
+
+class Record(_Kept):
     """The outcome of one cell.
 
     Attributes:
@@ -102,7 +159,7 @@ class Record(_Part):
 
     schema_version: Literal[1] = 1
     cell: dict[str, Any]
-    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    digest: Sha256
     protocol: Line
     protocol_version: int
     method: Line
@@ -120,30 +177,6 @@ class Record(_Part):
     losses: list[LossPoint] = Field(default_factory=list)
     budget: Budget | None = added_field(None)
     classes: list[Line] = added_field([])
-
-    def write(self, path: Path) -> None:
-        """Put the record at `path` as JSON, whole or not at all.
-
-        Raises:
-            UserError: the folder cannot be made or the disk is full; nothing is left behind.
-        """
-        text = self.model_dump_json(indent=1) + "\n"
-        write_atomically(path, lambda file: file.write(text.encode()))
-
-    @classmethod
-    def load(cls, path: Path) -> "Record":
-        """The record at `path`.
-
-        Raises:
-            UserError: unreadable, not JSON, or not of this schema.
-        """
-        way_out = "delete it and run its cell again"
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise UserError(f"{path}: record cannot be read: {error.strerror}") from None
-        except ValidationError as error:
-            raise UserError(f"{path}: not a record: {problem(error, cls)}; {way_out}") from None
 
     def check(self) -> None:
         """Refuse what was edited after the run, as far as the record itself can tell.
@@ -188,15 +221,7 @@ class Record(_Part):
         if (self.status == "done") != ended:
             raise ValueError(f"status {self.status}, {'' if ended else 'not '}scored at the end")
         for evaluation in self.evaluations:
-            for domain, score in evaluation.domains.items():
-                # A mean of hundreds may come out a rounding above 100.
-                if any(not 0 <= value <= 100 + 1e-9 for value in score.values()):
-                    raise ValueError(f"iteration {evaluation.iteration}, {domain}: no percent")
-                lists = [value for value in score.metrics.values() if isinstance(value, list)]
-                if self.classes and any(len(value) != len(self.classes) for value in lists):
-                    raise ValueError(f"{domain}: not one score for each of the classes")
-                if score.images < 1:
-                    raise ValueError(f"iteration {evaluation.iteration}, {domain}: no image")
+            evaluation.check(self.classes)
 
     @property
     def path(self) -> Path:
@@ -204,6 +229,111 @@ class Record(_Part):
         mode = "" if self.recipe == "controlled" else f"+{self.recipe}"
         folder = Path(self.protocol) / f"{self.placement}{mode}"
         return folder / self.label / f"seed{self.seed}.json"
+
+
+class Imported(_Kept):
+    """The scores of weights that others trained and released, under a protocol of the suite.
+
+    No run of the suite made them: there is no seed, recipe or cost of training to state.
+
+    Attributes:
+        cell: all that decides the scores: protocol, method with its fields, file, data.
+        digest: its SHA-256.
+        label: the file's name without its ending.
+        file: its name, with `sha256` of its content.
+        state_dict: key under which the file holds the weights that were read; "" for none.
+        rank: of the factors or tokens in the file.
+        start_block: first adapted block.
+        base_checked: tensors of the file that did not learn, each equal to the base backbone's.
+        selection: how the file was chosen among the weights of its training.
+        parameters: counted as in a cell of the same method.
+        data: domain -> fingerprint.
+    """
+
+    again: ClassVar[str] = "import the file again"
+
+    schema_version: Literal[1] = 1
+    kind: Literal["imported"] = "imported"
+    cell: dict[str, Any]
+    digest: Sha256
+    protocol: Line
+    protocol_version: int
+    method: Line
+    label: Line
+    file: Line
+    sha256: Sha256
+    state_dict: Line
+    rank: Count
+    start_block: Index
+    base_checked: Index
+    selection: Line
+    parameters: Parameters
+    domains: dict[str, Score]
+    evaluate_seconds: NotNegative
+    environment: Environment
+    data: dict[str, str]
+    classes: list[Line]
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """The scores as those of a record, after no step of the suite's."""
+        return [Evaluation(iteration=0, domains=self.domains)]
+
+    @property
+    def path(self) -> Path:
+        """Where it belongs, relative to the folder of records."""
+        return Path(self.protocol) / "imported" / self.label / f"{self.sha256[:16]}.json"
+
+    def check(self) -> None:
+        """Refuse what was edited since, as far as this can tell by itself.
+
+        Raises:
+            ValueError: the digest is not that of the cell, a field differs from the cell's, or a
+                score is none.
+        """
+        if digest_of(self.cell) != self.digest:
+            raise ValueError("its digest is not that of its cell")
+        protocol, method, weights = (self.cell.get(k) for k in ("protocol", "method", "weights"))
+        if not (isinstance(protocol, dict) and isinstance(method, dict)):
+            raise ValueError("its cell has no protocol or method")
+        stated = {"file": self.file, "sha256": self.sha256, "state_dict": self.state_dict}
+        stated |= {"selection": self.selection, "base_checked": self.base_checked}
+        for name, value, in_cell in (
+            ("protocol", self.protocol, protocol.get("name")),
+            ("protocol_version", self.protocol_version, protocol.get("version")),
+            ("method", self.method, method.get("name")),
+            ("rank", self.rank, method.get("fields", {}).get("rank")),
+            ("start_block", self.start_block, method.get("fields", {}).get("start_block")),
+            (", ".join(stated), stated, weights),
+            ("label", self.label, Path(self.file).stem),
+            ("data", self.data, self.cell.get("data")),
+        ):
+            if value != in_cell:
+                raise ValueError(f"{name} is {value!r:.60}, its cell says {in_cell!r:.60}")
+        for evaluation in self.evaluations:
+            evaluation.check(self.classes)
+
+
+def load_kept(path: Path) -> Record | Imported:
+    """What lies at `path`: the record of a cell, or of released weights.
+
+    Raises:
+        UserError: unreadable, or neither.
+    """
+    try:
+        imported = is_imported(path.read_bytes())
+    except OSError:
+        imported = False  # `load` says why
+    return Imported.load(path) if imported else Record.load(path)
+
+
+def is_imported(content: bytes) -> bool:
+    """Whether JSON says that it is what `import` made."""
+    try:
+        held = from_json(content)
+    except ValueError:
+        return False
+    return isinstance(held, dict) and held.get("kind") == "imported"
 
 
 @dataclass(frozen=True)

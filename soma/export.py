@@ -46,16 +46,22 @@ def export_peft(vit: nn.Module, plain: Mapping[str, Tensor], folder: str | Path)
         NotExportable: what was trained is no low-rank update of linears, or peft has no place for
             it, or would not run it.
     """
-    vit = copy.deepcopy(vit).eval()
-    for name, module in list(vit.named_modules()):
-        if (layer := low_rank_layer(module)) is not None:
-            replace_module(vit, name, layer)
+    vit = with_own_layers(vit)
     config, tensors = peft_adapter(vit, plain)
     _require_same_output(vit, plain, config, tensors)
     folder = Path(folder)
     write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     write_whole(folder / "adapter_config.json", lambda file: file.write_text(text, "utf-8"))
+
+
+def with_own_layers(vit: nn.Module) -> nn.Module:
+    """A copy in evaluation mode, with a `LowRankLinear` in the place of peft's LoRA."""
+    vit = copy.deepcopy(vit).eval()
+    for name, module in list(vit.named_modules()):
+        if (layer := low_rank_layer(module)) is not None:
+            replace_module(vit, name, layer)
+    return vit
 
 
 def export_folded(method: Method, vit: nn.Module, path: str | Path) -> None:
@@ -75,7 +81,7 @@ def peft_adapter(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The config and the tensors of `export_peft`."""
     layers = {n: m for n, m in vit.named_modules() if isinstance(m, LowRankLinear)}
-    _refuse_what_is_not_low_rank(vit, plain, layers)
+    require_low_rank(vit, plain, layers)
     dora = any(layer.lora_magnitude is not None for layer in layers.values())
     biased = any(
         layer.bias is not None and not torch.equal(layer.bias, plain[f"{name}.bias"])
@@ -87,7 +93,7 @@ def peft_adapter(
     alphas: dict[str, float] = {}
     tensors: dict[str, Tensor] = {}
     for target, parts in _targets(vit, layers).items():
-        a, b, scale = _blocks(parts)
+        a, b, scale = factors_of(parts)
         ranks[target], alphas[target] = len(a), scale * len(a)
         prefix = f"base_model.model.{target}"
         tensors |= {f"{prefix}.lora_A.weight": a, f"{prefix}.lora_B.weight": b}
@@ -114,9 +120,14 @@ def peft_adapter(
     return config, tensors
 
 
-def _refuse_what_is_not_low_rank(
+def require_low_rank(
     vit: nn.Module, plain: Mapping[str, Tensor], layers: Mapping[str, LowRankLinear]
 ) -> None:
+    """Refuse a backbone in which more than factors and biases of `layers` was trained.
+
+    Raises:
+        NotExportable: something else differs from `plain`, its state dict before it was adapted.
+    """
     if not layers:
         raise NotExportable("the method adds no low-rank updates of linears")
     for name, value in vit.state_dict().items():
@@ -151,8 +162,11 @@ def _targets(
     return targets
 
 
-def _blocks(parts: Mapping[str, nn.Linear]) -> tuple[Tensor, Tensor, float]:
-    """A (sum of ranks, in), block-structured B (sum of rows, sum of ranks) and the scale."""
+def factors_of(parts: Mapping[str, nn.Linear]) -> tuple[Tensor, Tensor, float]:
+    """A (sum of ranks, in), block-structured B (sum of rows, sum of ranks) and the scale.
+
+    They are those of the update of the pretrained weight: factors that were subtracted double them.
+    """
     scale = next(part.scale for part in parts.values() if isinstance(part, LowRankLinear))
     rows_a, blocks = [], []
     for part in parts.values():

@@ -59,7 +59,7 @@ def table(
     from benchmarks.report import spec as table_spec
     from benchmarks.report import table as tables
     from benchmarks.report.formats import HINT, Layout, render
-    from benchmarks.report.records import load_records, read_records
+    from benchmarks.report.records import load_records, read_imported, read_records
 
     spec = table_spec.load_table(table)
     protocol = spec.protocol(profile)
@@ -69,6 +69,8 @@ def table(
     for folder in (*folders, against):
         if folder is not None and not folder.is_dir():
             raise UserError(f"{folder}: no such folder of records")
+    imported = read_imported(folders, protocol.name).values()
+    released = {record.label for record in imported}
     if spec.rows:
         rows, placed = arguments.factors_of(spec, methods, placement), ()
     else:
@@ -77,14 +79,14 @@ def table(
         mode=mode,
         placements=placed or None,
         seeds=arguments.numbers(seeds) or None,
-        methods=rows or None,
+        methods=tuple(row for row in rows if row not in released) or None,
         reference=reference or None,
         selections=arguments.names(selection),
         pairs=pairs,
     )
     arguments.check_engine(protocol, engine)
     held = read_records(folders, protocol.name, mode, engine)
-    if not held:
+    if not (held or imported):
         of = f"{mode}, engine {engine}" if engine else mode
         raise UserError(
             f"{', '.join(map(str, folders))}: no records of {protocol.name} ({of}); `python -m "
@@ -99,6 +101,8 @@ def table(
         load_records(against, protocol.name, mode, engine) if against else None,
         {record.digest: path for path, record in held.items()},
     )
+    if not pairs:
+        built = tables.with_released(built, [*imported], () if spec.rows else rows)
     layout = Layout(arguments.names(columns), wide, notes, paths)
     shown = built if placement or form != "text" else tables.one_placement(built)
     # The levels of a factor, such as ranks, read better in their own order.

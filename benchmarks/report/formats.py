@@ -70,10 +70,9 @@ def text(table: Table, layout: Layout = WHOLE) -> str:
 
     Standard deviations, and then whole columns, are left out where they do not fit.
     """
-    what = f"{table.protocol.name}: {_measured(table)}"
     lines = [*_wrapped(table.title)]
     for block in table.blocks:
-        lines += _wrapped(f"{what}; {_where(block)}, selection {block.selection}")
+        lines += _wrapped(f"{table.protocol.name}: {_about(table, block)}")
         if layout.wide or layout.columns:
             lines += _grid(_columns(table, block, layout.columns or _all_keys(table, block)))
         else:
@@ -96,6 +95,14 @@ def text(table: Table, layout: Layout = WHOLE) -> str:
 
 
 HINT = "What the numbers mean, published numbers, recipes: --notes; more: `table --wide`"
+
+
+def _about(table: Table, block: Block) -> str:
+    """What the numbers of a block are."""
+    if block.released:
+        metric = f"{table.spec.metric} in %"
+        return f"{metric}; released weights, {block.selection}; outside of all differences"
+    return f"{_measured(table)}; {_where(block)}, selection {block.selection}"
 
 
 def _measured(table: Table) -> str:
@@ -394,7 +401,7 @@ def _float(table: Table, block: Block, layout: Layout) -> str:
     keys, rows, room = _fitting(table, block, layout.columns)
     environment = "table" if room == _COLUMN else "table*"
     title = re.sub(r"^Table \w+\. ", "", table.title).removesuffix(".")  # LaTeX counts itself
-    what = f"{_measured(table)}; {_where(block)}, selection {block.selection}"
+    what = _about(table, block)
     bold = (
         f"Bold: best of all rows and differences to {table.reference} that noise does not explain"
     )
@@ -642,6 +649,8 @@ def _where(block: Block) -> str:
 
 
 def _heading(block: Block) -> str:
+    if block.released:
+        return f"Released weights, {block.selection}"
     if block.factor:
         return f"Factor {block.factor}, selection {block.selection}"
     start = block.start

@@ -3,12 +3,12 @@
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from benchmarks.errors import UserError
-from benchmarks.record import Record, Score
+from benchmarks.record import Imported, Record, Score
 from benchmarks.segmentation.metrics import summary
 from benchmarks.tasks import PROTOCOLS
 
@@ -34,7 +34,7 @@ def read_records(
     held: dict[Path, tuple[Path, Record]] = {}  # where a record belongs -> where it lies, record
     for folder in folders:
         for path in sorted((folder / protocol).glob("*/*/seed*.json")):
-            record = _read(path, folder)
+            record = _read(path, folder, Record)
             if record.recipe != mode or engine not in ("", record.cell.get("engine")):
                 continue
             first, known = held.setdefault(record.path, (path, record))
@@ -46,8 +46,25 @@ def read_records(
     return {path: record for _, (path, record) in sorted(held.items())}
 
 
-def _read(path: Path, folder: Path) -> Record:
-    record = Record.load(path)
+def read_imported(folders: Sequence[Path], protocol: str) -> dict[Path, Imported]:
+    """Path -> what `import` made under a protocol below `folders`, each file of weights once.
+
+    Raises:
+        UserError: one of them is unreadable, was edited, or lies where another belongs.
+    """
+    held: dict[Path, tuple[Path, Imported]] = {}
+    for folder in folders:
+        for path in sorted((folder / protocol / "imported").glob("*/*.json")):
+            record = _read(path, folder, Imported)
+            held.setdefault(record.path, (path, record))
+    return dict(held.values())
+
+
+Kept = TypeVar("Kept", Record, Imported)
+
+
+def _read(path: Path, folder: Path, kind: type[Kept]) -> Kept:
+    record = kind.load(path)
     if (belongs := folder / record.path) != path:
         raise UserError(
             f"{path}: holds a record that belongs at {belongs}, a copy perhaps, and counts for "
@@ -58,7 +75,7 @@ def _read(path: Path, folder: Path) -> Record:
         check_scores(record, path)
     except ValueError as error:
         raise UserError(
-            f"{path}: not as its run left it: {error}; delete it and run its cell again"
+            f"{path}: not as its run left it: {error}; delete it and {kind.again}"
         ) from None
     return record
 
@@ -68,7 +85,7 @@ def _result(record: Record) -> tuple[Any, ...]:
     return record.digest, record.status, record.reason, record.evaluations
 
 
-def check_scores(record: Record, path: Path) -> None:
+def check_scores(record: Record | Imported, path: Path) -> None:
     """Refuse scores that are not those of the record's cell, or of the arrays kept beside it.
 
     Args:
@@ -88,7 +105,8 @@ def check_scores(record: Record, path: Path) -> None:
         if {name: score.role for name, score in evaluation.domains.items()} != scored:
             raise ValueError(f"iteration {evaluation.iteration} scores other domains than its cell")
     arrays = path.with_suffix(".npz")
-    if record.status != "done" or not arrays.is_file():
+    done = isinstance(record, Imported) or record.status == "done"
+    if not (done and arrays.is_file()):
         return
     try:
         with np.load(arrays) as held:

@@ -11,7 +11,7 @@ from benchmarks import methods
 from benchmarks.cell import protocol_semantics, settings_of
 from benchmarks.errors import UserError, closest
 from benchmarks.protocol import Protocol
-from benchmarks.record import Evaluation, Record
+from benchmarks.record import Evaluation, Imported, Record
 from benchmarks.report import notes, statistics
 from benchmarks.report.spec import (
     AVERAGE,
@@ -159,19 +159,31 @@ def values_by_seed(
         chosen = select(record.evaluations, rule, metric) if record.status == "done" else None
         if chosen is None:
             continue
-        scores: dict[str, float | None] = {}
-        for name in (*sources, *targets, *extras):
-            value = chosen.domains[name].metrics.get(metric) if name in chosen.domains else None
-            scores[name] = value if isinstance(value, float) else None
-        everywhere = statistics.average([scores[name] for name in (*sources, *targets)])
-        scores[AVERAGE] = statistics.average([scores[target] for target in targets])
-        if sources:
-            scores[AVERAGE_ALL] = everywhere
-        scores[SOURCE] = mean_of_role(chosen, "validation", metric)
-        for key, score in scores.items():
+        for key, score in scores_of(chosen, metric, targets, sources, extras).items():
             if score is not None:
                 values[key][record.seed] = score
     return values
+
+
+def scores_of(
+    evaluation: Evaluation,
+    metric: str,
+    targets: Collection[str],
+    sources: Collection[str] = (),
+    extras: Collection[str] = (),
+) -> dict[str, float | None]:
+    """Column key -> percent of one evaluation, as in `values_by_seed`; None where there is none."""
+    scores: dict[str, float | None] = {}
+    for name in (*sources, *targets, *extras):
+        domain = evaluation.domains.get(name)
+        value = domain.metrics.get(metric) if domain else None
+        scores[name] = value if isinstance(value, float) else None
+    everywhere = statistics.average([scores[name] for name in (*sources, *targets)])
+    scores[AVERAGE] = statistics.average([scores[target] for target in targets])
+    if sources:
+        scores[AVERAGE_ALL] = everywhere
+    scores[SOURCE] = mean_of_role(evaluation, "validation", metric)
+    return scores
 
 
 @dataclass(frozen=True)
@@ -215,6 +227,7 @@ class Block:
         values: row -> column key -> seed -> percent.
         pairs: the differences between all rows, where they are asked for.
         factor: what the rows of a table of factors differ in.
+        released: its rows are weights that others trained, and `selection` how those chose them.
     """
 
     placement: str
@@ -227,6 +240,7 @@ class Block:
     values: Mapping[str, Mapping[str, Mapping[int, float]]]
     pairs: Judgement | None
     factor: str = ""
+    released: bool = False
 
 
 @dataclass(frozen=True)
@@ -347,6 +361,82 @@ def build(
     )
 
 
+def with_released(table: Table, imported: Sequence[Imported], methods: Collection[str]) -> Table:
+    """The table with a block for each way in which released weights were chosen.
+
+    Their rows stand in no difference, and say nothing about the noise of the others.
+
+    Args:
+        table: of the protocol, as `build` makes it.
+        imported: what `import` made under it.
+        methods: rows that are asked for; () for all.
+
+    Raises:
+        UserError: made under another version, other settings or other data than the table's.
+    """
+    shown = [record for record in imported if not methods or record.label in methods]
+    _check_released(table, shown)
+    spec, several = table.spec, [record.label for record in shown]
+    extras, groups = [domain.domain for domain in table.protocol.extra], {}
+    for record in shown:
+        alone = several.count(record.label) == 1
+        label = record.label if alone else f"{record.label} {record.sha256[:8]}"
+        scores = scores_of(
+            record.evaluations[0], spec.metric, spec.domains, spec.sources, extras
+        ).items()
+        row = Row(
+            label=label,
+            state="done",
+            n=0,
+            trainable=record.parameters.backbone_trainable,
+            seconds_per_step=None,
+            scores={key: None if v is None else statistics.summarise([v]) for key, v in scores},
+            difference=None,
+            paired=None,
+            published={},
+            agreement=None,
+            baseline=False,
+        )
+        groups.setdefault(record.selection, []).append(row)
+    blocks = [
+        Block(
+            placement="released",
+            start=None,
+            selection=selection,
+            rows=tuple(rows),
+            completeness="No run of this suite: no seed, no recipe",
+            discrimination="Outside of all differences",
+            comparisons=f"Released weights, {selection}",
+            values={row.label: {key: {} for key in row.scores} for row in rows},
+            pairs=None,
+            released=True,
+        )
+        for selection, rows in groups.items()
+    ]
+    return replace(table, blocks=(*table.blocks, *blocks))
+
+
+def _check_released(table: Table, imported: Sequence[Imported]) -> None:
+    protocol = table.protocol
+    rows = (row for block in table.blocks for row in block.rows)
+    data = next((record.data for row in rows for record in row.records), {})
+    for record in imported:
+        who = f"record {record.path}"
+        if record.protocol_version != protocol.version:
+            raise UserError(
+                f"{who}: made under {protocol.name} version {record.protocol_version}, which is at "
+                f"version {protocol.version} now; import the file again"
+            )
+        if settings_of(record.cell["protocol"]) != settings_of(protocol_semantics(protocol)):
+            raise UserError(f"{who}: made under other settings of {protocol.name}; import it again")
+        odd = sorted(key for key in data.keys() & record.data if data[key] != record.data[key])
+        if odd:
+            raise UserError(
+                f"{who}: made from other data than the records of the table ({', '.join(odd)}); "
+                "tables never mix data, import it again"
+            )
+
+
 def ordered(table: Table, key: str) -> Table:
     """The table with the rows of every block in the order of a column, "table" for the table's own.
 
@@ -383,7 +473,7 @@ def one_placement(table: Table) -> Table:
     held = [block.placement for block in table.blocks if any(row.records for row in block.rows)]
     kept = table.protocol.default_placement
     kept = kept if kept in held or not held else held[0]
-    blocks = tuple(block for block in table.blocks if block.placement == kept)
+    blocks = tuple(block for block in table.blocks if block.released or block.placement == kept)
     others = dict.fromkeys([*table.others, *(name for name in held if name != kept)])
     return replace(table, blocks=blocks, others=tuple(others))
 

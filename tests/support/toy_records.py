@@ -8,7 +8,7 @@ from paths import DATA
 
 from benchmarks.cell import protocol_semantics
 from benchmarks.protocol import Protocol
-from benchmarks.record import Cost, Environment, Evaluation, Parameters, Record, Score
+from benchmarks.record import Cost, Environment, Evaluation, Imported, Parameters, Record, Score
 from benchmarks.report import spec as table_spec
 from benchmarks.report import table as tables
 from benchmarks.report.spec import TableSpec, load_table
@@ -50,6 +50,35 @@ def evaluation(iteration: int, source: float, cityscapes: float, bdd100k: float)
             name: Score(role=roles[name], metrics={"mIoU": value, "IoU": [value, None]}, images=2)
             for name, value in values
         },
+    )
+
+
+def toy_import(**changes: Any) -> Imported:
+    """What `import` makes of a file of released weights; `changes` replace fields of it."""
+    weights = {"file": "soma_best.pth", "sha256": "5" * 64, "state_dict": "state_dict"}
+    weights |= {"selection": "chosen by the authors on the targets", "base_checked": 22}
+    method = {"name": "soma-release", "fields": {"rank": 16, "start_block": 2}}
+    protocol = protocol_semantics(toy_protocol())
+    cell = {"protocol": protocol, "method": method, "weights": weights, "data": FINGERPRINTS}
+    return Imported(
+        **{
+            "cell": cell,
+            "digest": digest_of(cell),
+            "protocol": "toy",
+            "protocol_version": 3,
+            "method": "soma-release",
+            "label": "soma_best",
+            "rank": 16,
+            "start_block": 2,
+            "parameters": Parameters(backbone_trainable=5, backbone_total=50, head=7),
+            "domains": evaluation(0, 41.0, 90.0, 80.0).domains,
+            "evaluate_seconds": 1.0,
+            "environment": ENVIRONMENT,
+            "data": FINGERPRINTS,
+            "classes": ["road", "sky"],
+            **weights,
+        }
+        | changes
     )
 
 

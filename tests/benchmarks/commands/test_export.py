@@ -315,7 +315,7 @@ def test_bad_input_is_one_line(world, tmp_path: Path, capsys) -> None:
     named = ("--protocol", tmp_path / "toy_export.yaml")
     record, out = world("lora"), tmp_path / "out"
     cases = {
-        "--to pickle: no such format; known: folded, peft": (record, out, "--to", "pickle"),
+        "--to pickle: no such format; known: folded, mmseg, peft": (record, out, "--to", "pickle"),
         "no protocol 'toy_export'": (record, out, "--to", "peft"),
         "record cannot be read": (tmp_path / "absent.json", out, "--to", "peft", *named),
         "File exists": (record, tmp_path / "own", "--to", "peft", *named),

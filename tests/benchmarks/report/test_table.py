@@ -15,16 +15,19 @@ from toy_records import (
     build,
     evaluation,
     row,
+    toy_import,
     toy_protocol,
     toy_record,
     toy_records,
 )
 
 from benchmarks.errors import UserError
+from benchmarks.record import Record, load_kept
 from benchmarks.report.formats import render
 from benchmarks.report.notes import notes
+from benchmarks.report.records import load_records, read_imported
 from benchmarks.report.spec import load_table
-from benchmarks.report.table import Table, select
+from benchmarks.report.table import Table, one_placement, ordered, select, with_released
 
 GOLDEN = {form: DATA / f"toy_table.{form}" for form in ("md", "csv", "tex")}
 
@@ -299,3 +302,53 @@ def test_machine_readable_rows_carry_the_word(tmp_path: Path) -> None:
     assert rows["lora"]["difference_low"] == row(table, "lora").difference.low
     assert rows["lora"]["paired_low"] == row(table, "lora").paired.low
     assert "agreement" not in rows["lora"]
+
+
+def test_released_weights_are_a_row_of_their_own_outside_of_all_differences(tmp_path: Path) -> None:
+    plain, record = golden(tmp_path), toy_import()
+    made = with_released(plain, [record], ())
+    assert made.blocks[:-1] == plain.blocks
+    (row,) = made.blocks[-1].rows
+    assert (row.label, row.scores["avg"].mean, row.difference) == ("soma_best", 85.0, None)
+    assert [block.released for block in one_placement(made).blocks] == [False, True]
+    for form in ("text", "md", "csv", "tex", "html", "json"):
+        text = render(ordered(made, "avg"), form)
+        assert "soma_best" in text or "soma\\_best" in text, form
+        assert "chosen by the authors on the targets" in text, form
+    assert with_released(plain, [record], ("lora",)) == plain
+    twice = with_released(plain, [record, toy_import(sha256="6" * 64)], ()).blocks[-1].rows
+    assert [row.label for row in twice] == ["soma_best 55555555", "soma_best 66666666"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"protocol_version": 2}, "made under toy version 2"),
+        ({"cell": {"protocol": {"name": "toy"}}}, "made under other settings of toy"),
+        ({"data": {"bdd100k": "other"}}, r"other data than the records of the table \(bdd100k\)"),
+    ],
+)
+def test_released_weights_of_another_protocol_or_data_are_refused(
+    changes: dict, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=words):
+        with_released(golden(tmp_path), [toy_import(**changes)], ())
+
+
+def test_imported_records_are_read_apart_and_edits_of_them_refused(tmp_path: Path) -> None:
+    record = toy_import()
+    path = tmp_path / record.path
+    assert str(record.path) == "toy/imported/soma_best/5555555555555555.json"
+    record.check()
+    record.write(path)
+    assert read_imported([tmp_path, tmp_path], "toy") == {path: record}
+    assert load_records(tmp_path, "toy", "controlled") == []
+    assert load_kept(path) == record
+    with pytest.raises(UserError, match="scores of released weights, no run of this suite"):
+        Record.load(path)
+    toy_import(rank=8).write(path)
+    with pytest.raises(UserError, match="rank is 8, its cell says 16; delete it and import the"):
+        read_imported([tmp_path], "toy")
+    record.write(path.with_stem("0" * 16))
+    with pytest.raises(UserError, match="belongs at"):
+        read_imported([tmp_path], "toy")
