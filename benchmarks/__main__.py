@@ -21,10 +21,15 @@ def _interrupted(number: int, frame: object) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, _interrupted)
 
-import typer
+from typing import Annotated, Any
 
+import typer
+from typer.main import get_command
+
+from benchmarks import __version__
 from benchmarks.commands import bench, mini
 from benchmarks.commands.check import check
+from benchmarks.commands.collect import collect
 from benchmarks.commands.compare import compare
 from benchmarks.commands.download import download
 from benchmarks.commands.export import export
@@ -32,6 +37,8 @@ from benchmarks.commands.import_ import import_
 from benchmarks.commands.list import list_
 from benchmarks.commands.pictures import pictures
 from benchmarks.commands.run import run
+from benchmarks.commands.show import show
+from benchmarks.commands.status import status
 from benchmarks.commands.sweep import sweep
 from benchmarks.commands.table import table
 from benchmarks.commands.tune import tune
@@ -39,22 +46,80 @@ from benchmarks.commands.verify import verify
 from benchmarks.errors import UserError
 from benchmarks.methods import code_of
 
+# Panel of the help -> command -> what it is, and an example of its arguments.
+COMMANDS = {
+    "See results": {
+        "table": (table, "table1 --columns avg,difference,verdict"),
+        "show": (show, "results/reference/mini_gtav/all/soma/seed0.json"),
+        "compare": (compare, "path/to/my_method.py:MyMethod --table table1"),
+        "list": (list_, "methods"),
+    },
+    "Train": {
+        "run": (run, "mini_gtav soma --seed 0 --set method.rank=4"),
+        "sweep": (sweep, "table1 --methods freeze,soma --workers 2"),
+        "status": (status, "table1 --watch"),
+        "collect": (collect, "node1/runs node2/runs --out results/runs"),
+        "tune": (tune, "mini_gtav --methods lora --rates 1e-3,3e-3 --decays 0.05"),
+    },
+    "Check": {
+        "check": (check, "path/to/my_method.py:MyMethod"),
+        "verify": (verify, "cityscapes --root /data"),
+    },
+    "Data and files": {
+        "download": (download, "--dataset cityscapes --root /data"),
+        "import": (import_, "soma.pth --protocol soma_gtav --data-root /data"),
+        "export": (export, "results/runs/mini_gtav/all/soma/seed0.json adapter --to peft"),
+        "pictures": (pictures, "results/runs/mini_sdgod/all/soma/seed0.json --out pictures"),
+    },
+}
+
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Which way of adapting a pretrained vision transformer holds up in unseen domains?",
+    epilog="Exit codes: 0 well, 1 a cell failed, 2 something to fix, 130 interrupted.",
 )
-for command in (run, sweep, table, check, compare, tune, export, pictures, verify, download):
-    app.command()(command)
-app.command(name="import")(import_)
-app.command(name="list")(list_)
-app.add_typer(mini.mini, name="mini")
-app.add_typer(bench.bench, name="bench")
+for panel, commands in COMMANDS.items():
+    for name, (command, example) in commands.items():
+        epilog = f"Example: `python -m benchmarks {name} {example}`"
+        app.command(name=name, rich_help_panel=panel, epilog=epilog)(command)
+app.add_typer(mini.mini, name="mini", rich_help_panel="Data and files")
+app.add_typer(bench.bench, name="bench", rich_help_panel="Check")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"soma-peft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print it.")
+    ] = False,
+) -> None: ...
+
+
+def _command_line() -> Any:
+    """The commands; help without types, which the words beside them say better."""
+    group = get_command(app)
+    todo = [group]
+    while todo:
+        command = todo.pop()
+        todo += getattr(command, "commands", {}).values()
+        for parameter in command.get_params(typer.Context(command)):
+            parameter.display_type_rich = lambda ctx: None
+    return group
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code; what a user can fix is one line."""
     code_of.cache_clear()  # a user's file is read once per command
     try:
-        code = app(argv, prog_name="python -m benchmarks", standalone_mode=False)
+        code = _command_line()(argv, prog_name="python -m benchmarks", standalone_mode=False)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -177,3 +177,9 @@ class CellBars:
 def say(line: str) -> None:
     """Print a line that is no result: on stderr."""
     print(line, file=sys.stderr)
+
+
+def clear() -> None:
+    """Begin again at the top of the terminal; nothing where stdout is none."""
+    if sys.stdout.isatty():
+        print("\033[2J\033[H", end="")

@@ -23,7 +23,6 @@ import filelock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from benchmarks.cell import Cell
-from benchmarks.distributed import is_nonzero_rank
 from benchmarks.errors import UserError
 from benchmarks.record import Record, write_atomically
 from benchmarks.sweep import (
@@ -154,6 +153,8 @@ class CellJob:
         """Run the cell, from its checkpoint where there is one."""
         from submitit import JobEnvironment
 
+        from benchmarks.distributed import is_nonzero_rank  # brings torch, which `status` spares
+
         self.ending = False
         self.saved, ticket = self._saved(), Ticket.path(self.plan, self.cell)
         self._handle_signals(signal.Signals[f"SIG{JobEnvironment.USR_SIG}"])
@@ -283,7 +284,7 @@ class _Queue:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(self.folder / "submit.lock"):  # two sweeps submit a cell once
-                queued = _queued()
+                queued = queued_jobs()
                 for index in list(self.left):
                     self.update_cell(index, queued)
         except OSError as error:
@@ -360,7 +361,7 @@ def _locked(record: Path) -> bool:
         return True
 
 
-def _queued() -> set[str]:
+def queued_jobs() -> set[str]:
     """Ids of the user's jobs that are not over: waiting, running, or about to start again."""
     command = ["squeue", "--me", "--noheader", "--format=%i"]
     try:

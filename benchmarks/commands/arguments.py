@@ -179,6 +179,28 @@ def cells(
     return list({cell.path: cell for cell in asked}.values())  # a value may be the protocol's own
 
 
+def cells_of(
+    spec: TableSpec,
+    protocol: Protocol,
+    methods: str,
+    seeds: str,
+    placement: str,
+    mode: str,
+    settings: Sequence[str],
+) -> list[Cell]:
+    """The cells of a table as the flags of a command ask for them.
+
+    Raises:
+        UserError: a flag cannot be read, or does not fit the table.
+    """
+    if not spec.rows:
+        asked = names(methods) or spec.methods
+        return cells(protocol, asked, seeds, placement, mode, settings)
+    if settings:
+        raise UserError(f"--set: the rows of {spec.name} say what they change")
+    return cells_of_rows(spec, protocol, methods, seeds, placement, mode)
+
+
 def cells_of_rows(
     spec: TableSpec, protocol: Protocol, factors: str, seeds: str, placement: str, mode: str
 ) -> list[Cell]:

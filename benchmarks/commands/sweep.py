@@ -78,13 +78,7 @@ def sweep(
         raise UserError("what jobs ask SLURM for needs --on slurm; here there is one machine")
     spec = load_table(table)
     protocol = arguments.with_engine(spec.protocol(profile), engine)
-    if spec.rows:
-        if settings:
-            raise UserError(f"--set: the rows of {spec.name} say what they change")
-        cells = arguments.cells_of_rows(spec, protocol, methods, seeds, placement, mode)
-    else:
-        asked = arguments.names(methods) or spec.methods
-        cells = arguments.cells(protocol, asked, seeds, placement, mode, settings)
+    cells = arguments.cells_of(spec, protocol, methods, seeds, placement, mode, settings)
     if dry_run:
         from benchmarks.dry_run import print_table
 

@@ -49,6 +49,7 @@ def table(
     placement: Annotated[str, typer.Option(help="default, both, a name; all recorded.")] = "",
     seeds: Seeds = "",
     methods: Methods = "",
+    per_class: Annotated[str, typer.Option(help="Scores per class instead, of a domain.")] = "",
     pairs: Annotated[bool, typer.Option("--pairs", help="Say who differs from whom.")] = False,
     mode: Mode = "controlled",
     engine: Engine = "",
@@ -56,6 +57,7 @@ def table(
     data_root: Annotated[Path | None, typer.Option(hidden=True)] = None,  # the same flags as sweep
 ) -> None:
     """Print TABLE from records; trains nothing."""
+    from benchmarks.report import per_class as classes
     from benchmarks.report import spec as table_spec
     from benchmarks.report import table as tables
     from benchmarks.report.formats import HINT, Layout, render
@@ -66,9 +68,7 @@ def table(
     check_format(form)
     protocol.changes_for("", mode)  # an unknown mode would look like a table without records
     folders = records or [REFERENCE]
-    for folder in (*folders, against):
-        if folder is not None and not folder.is_dir():
-            raise UserError(f"{folder}: no such folder of records")
+    _check_folders([*folders, against])
     imported = read_imported(folders, protocol.name).values()
     released = {record.label for record in imported}
     if spec.rows:
@@ -107,17 +107,27 @@ def table(
     shown = built if placement or form != "text" else tables.one_placement(built)
     # The levels of a factor, such as ranks, read better in their own order.
     order = sort or ("avg" if form == "text" and not spec.rows else "table")
+    if per_class:
+        print(classes.render(tables.ordered(shown, order), per_class, form), end="")
+        return
     print(render(tables.ordered(shown, order), form, layout), end="")
     if write:
         # One name for every choice, so that no table takes another's place.
-        choices = [placement, mode, engine, methods, seeds and f"seeds{seeds}", selection]
-        choices += [reference and f"minus-{reference}", "pairs" if pairs else "", columns]
-        choices += [sort and f"by-{sort}", _origin(folders, write)]
-        whole = tables.ordered(built, sort or "table")
-        line = written(whole, layout, write, [spec.name, profile, *choices])
+        choices = [
+            *(spec.name, profile, placement, mode, engine, methods, seeds and f"seeds{seeds}"),
+            *(selection, reference and f"minus-{reference}", "pairs" if pairs else "", columns),
+            *(sort and f"by-{sort}", _origin(folders, write)),
+        ]
+        line = written(tables.ordered(built, sort or "table"), layout, write, choices)
         print(line, file=sys.stdout if form == "text" else sys.stderr)
     if form == "text" and not notes:
         print(HINT)
+
+
+def _check_folders(folders: Sequence[Path | None]) -> None:
+    for folder in folders:
+        if folder is not None and not folder.is_dir():
+            raise UserError(f"{folder}: no such folder of records")
 
 
 def check_format(form: str) -> None:

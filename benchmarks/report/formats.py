@@ -47,7 +47,8 @@ class Layout:
 
 
 WHOLE = Layout()
-_LEFT = ("method", "verdict", "published", "against")  # headings of columns of words
+# Headings of columns of words.
+_LEFT = ("method", "verdict", "published", "against", "class", "image", "worst", "detections")
 
 
 def render(table: Table, form: str, layout: Layout = WHOLE) -> str:
@@ -74,9 +75,9 @@ def text(table: Table, layout: Layout = WHOLE) -> str:
     for block in table.blocks:
         lines += _wrapped(f"{table.protocol.name}: {_about(table, block)}")
         if layout.wide or layout.columns:
-            lines += _grid(_columns(table, block, layout.columns or _all_keys(table, block)))
+            lines += grid(_columns(table, block, layout.columns or _all_keys(table, block)))
         else:
-            lines += _grid(_narrow(table, block))
+            lines += grid(_narrow(table, block))
         lines += [*_wrapped(block.completeness), *_wrapped(_agreements(block))]
         if block.pairs:
             lines += [part for line in _who_lines(block) for part in _wrapped(line, "  ")]
@@ -129,13 +130,13 @@ def _wrapped(line: str, indent: str = "") -> list[str]:
     )
 
 
-def _grid(rows: Sequence[Sequence[str]]) -> list[str]:
+def grid(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns side by side, the first row being their headings; numbers to the right."""
     plain = [[_bold(cell, "", "") for cell in row] for row in rows]
     columns = []
     for cells in zip(*plain, strict=True):
         width = max(map(len, cells))
-        left = cells[0].startswith(_LEFT)
+        left = not cells[0] or cells[0].startswith(_LEFT)
         columns.append([cell.ljust(width) if left else cell.rjust(width) for cell in cells])
     return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
 

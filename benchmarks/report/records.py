@@ -1,5 +1,6 @@
 """Records as tables read them: all below a folder, none twice, none that was edited."""
 
+import itertools
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from benchmarks.errors import UserError
-from benchmarks.record import Imported, Record, Score
+from benchmarks.record import Imported, Record, Score, write_atomically
 from benchmarks.segmentation.metrics import summary
 from benchmarks.tasks import PROTOCOLS
+from benchmarks.yaml_files import differences
 
 
 def load_records(folder: Path, protocol: str, mode: str, engine: str = "") -> list[Record]:
@@ -83,6 +85,49 @@ def _read(path: Path, folder: Path, kind: type[Kept]) -> Kept:
 def _result(record: Record) -> tuple[Any, ...]:
     """What two runs of one cell share: all but time, place and memory."""
     return record.digest, record.status, record.reason, record.evaluations
+
+
+_PASSING = (".lock", ".job", ".progress", ".checkpoint", ".checkpoint.previous", ".checkpoint.new")
+
+
+def collect(folders: Sequence[Path], out: Path) -> tuple[int, int]:
+    """Copy the records of several folders, with what lies beside them, into one.
+
+    Of one cell the first record counts, or the first that is done.
+
+    Returns:
+        How many records were copied, and how many were there before.
+
+    Raises:
+        UserError: nothing to copy, an unsound record, or two records of other digests at one path;
+            then nothing is copied.
+    """
+    chosen: dict[Path, tuple[Path, Record | Imported]] = {}
+    kinds = ("*/*/*/seed*.json", Record), ("*/imported/*/*.json", Imported)
+    for folder, (pattern, kind) in itertools.product((out, *folders), kinds):
+        for path in sorted(folder.glob(pattern)):
+            record = _read(path, folder, kind)
+            first, known = chosen.setdefault(record.path, (path, record))
+            if known.digest != record.digest:
+                raise UserError(
+                    f"{path}: of another cell than {first}, they differ in "
+                    f"{differences(known.cell, record.cell) or 'their digests'}; keep them in "
+                    "folders of their own"
+                )
+            if isinstance(record, Record) and (record.status, known.status) == ("done", "failed"):
+                chosen[record.path] = (path, record)
+    if not chosen:
+        raise UserError(f"{', '.join(map(str, folders))}: no records")
+    new = {to: path for to, (path, _) in chosen.items() if path != out / to}
+    for to, path in new.items():
+        beside = [file for file in path.parent.glob(f"{path.stem}.*") if file != path]
+        kept = [file for file in sorted(beside) if not file.name.endswith(_PASSING)]
+        for file in (*kept, path):  # the record last: where it is, the others are
+            content = file.read_bytes()
+            write_atomically(
+                (out / to).with_name(file.name), lambda into, content=content: into.write(content)
+            )
+    return len(new), len(chosen) - len(new)
 
 
 def check_scores(record: Record | Imported, path: Path) -> None:

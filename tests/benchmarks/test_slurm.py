@@ -67,7 +67,7 @@ class Queue:
 def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
     made = Queue(tmp_path / "logs")
     monkeypatch.setattr(Resources, "executor", lambda *_: made)
-    monkeypatch.setattr(slurm, "_queued", made.queued)
+    monkeypatch.setattr(slurm, "queued_jobs", made.queued)
     monkeypatch.setattr(slurm, "_wait", made.sleep)
     monkeypatch.setattr(slurm, "_SPREAD", 0)
     monkeypatch.setattr(slurm, "_GRACE", 0)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import toy_runs
+import yaml
 from paths import ROOT
 from toy_records import (
     DATA,
@@ -23,7 +25,8 @@ from toy_records import (
     write_toy_records,
 )
 
-from benchmarks.__main__ import main
+from benchmarks import __version__
+from benchmarks.__main__ import COMMANDS, _command_line, main
 from benchmarks.protocol import Protocol
 from benchmarks.record import Cost
 
@@ -74,6 +77,29 @@ def test_help_and_lists_do_not_import_torch(argv: list[str]) -> None:
     code = f"import sys; from benchmarks.__main__ import main; main({argv}); "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_help_groups_every_command_with_an_example_that_parses(command: Command) -> None:
+    code, out, _ = command("--help")
+    assert code == 0
+    for panel, commands in COMMANDS.items():
+        listed = out.partition(f"─ {panel} ─")[2].partition("╰")[0]
+        for name, (_, example) in commands.items():
+            assert f"│ {name} " in listed
+            parser = _command_line().commands[name]
+            parser.make_context(name, shlex.split(example))  # refuses what is no option
+            code, text, _ = command(name, "--help")
+            assert (code, "Example: python -m benchmarks" in text) == (0, True)
+            assert max(map(len, text.splitlines())) <= 80
+            assert "<str>" not in text
+            assert "<bool>" not in text
+    assert command("--version") == (0, f"soma-peft {__version__}\n", "")
+
+
+def test_citation_has_the_version_of_the_suite() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["version"] == __version__
+    assert cited["preferred-citation"]["url"].endswith("2412.04077")
 
 
 def test_table_does_not_import_torch(toy: dict[str, Path]) -> None:

@@ -1,0 +1,116 @@
+"""The command `status`: what the cells of a sweep are doing."""
+
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks import console
+from benchmarks import status as cells_status
+from benchmarks.commands import arguments
+from benchmarks.commands.arguments import (
+    RUNS,
+    Methods,
+    Mode,
+    Out,
+    PlacementName,
+    Profile,
+    Seeds,
+    Settings,
+)
+from benchmarks.errors import UserError
+from benchmarks.methods import label as label_of
+from benchmarks.protocol import Protocol
+from benchmarks.report.spec import TableSpec, load_table
+
+_PAUSE = 5.0  # seconds between two looks
+_OVER = ("done", "failed", "not applicable", "missing", "cut off", "other version")
+
+
+def status(
+    table: Annotated[
+        str, typer.Argument(help="Whose cells; all that are in the folder where none is named.")
+    ] = "",
+    profile: Profile = "mini",
+    placement: PlacementName = "default",
+    seeds: Seeds = "",
+    methods: Methods = "",
+    mode: Mode = "controlled",
+    settings: Settings = [],  # noqa: B006 - typer copies it
+    out: Out = RUNS,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Again and again, until all ended.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Say which cells run, wait, failed or are missing, and when all will be done.
+
+    Exit code 1 where a cell failed.
+    """
+    if not out.is_dir():
+        raise UserError(f"{out}: no such folder of records")
+    version = None
+    if table:
+        spec = load_table(table)
+        protocol = spec.protocol(profile)
+        version = protocol.version
+        wanted = _wanted(spec, protocol, methods, seeds, placement, mode, settings)
+        wanted = {out / path: name for path, name in wanted.items()}
+    while True:
+        now = datetime.now(UTC)
+        cells = cells_status.look(wanted if table else _all(out), version, now)
+        title: dict[str, Any] = {
+            "table": table,
+            "profile": profile if table else "",
+            "out": str(out),
+        }
+        if as_json:
+            print(json.dumps(cells_status.as_json(title, cells, now), indent=1))
+        else:
+            if watch:
+                console.clear()
+            words = " ".join(filter(None, [table, title["profile"], f"out={out}"]))
+            print("\n".join(cells_status.report(words, cells, now)))
+        if not watch or all(cell.state in _OVER for cell in cells):
+            break
+        time.sleep(_PAUSE)
+    if any(cell.state == "failed" for cell in cells):
+        raise typer.Exit(1)
+
+
+def _wanted(
+    spec: TableSpec,
+    protocol: Protocol,
+    methods: str,
+    seeds: str,
+    placement: str,
+    mode: str,
+    settings: list[str],
+) -> dict[Path, str]:
+    """Path of the record -> name, of the cells that a sweep with these flags has."""
+    if not (spec.rows or settings or methods or placement not in ("", "default")):
+        # Without the methods themselves, which bring torch: this is asked often.
+        protocol.changes_for("", mode)
+        where = protocol.default_placement
+        folder = Path(protocol.name) / (where if mode == "controlled" else f"{where}+{mode}")
+        return {
+            folder / label / f"seed{seed}.json": f"{label} seed {seed} ({where})"
+            for seed in arguments.numbers(seeds) or protocol.seeds
+            for label in map(label_of, spec.methods)
+        }
+    asked = arguments.cells_of(spec, protocol, methods, seeds, placement, mode, settings)
+    return {cell.path: str(cell) for cell in asked}
+
+
+def _all(out: Path) -> dict[Path, str]:
+    """Records below a folder, and where one is being made or was begun."""
+    endings = ("", ".progress", ".checkpoint", ".job")
+    places = {
+        Path(str(file).removesuffix(ending)): None
+        for ending in endings
+        for file in sorted(out.glob(f"*/*/*/seed*.json{ending}"))
+    }
+    return {path: "/".join(path.relative_to(out).with_suffix("").parts) for path in places}
