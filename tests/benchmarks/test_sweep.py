@@ -1,5 +1,6 @@
 """Sweeps: nothing twice, nothing lost, and what happens when a cell or a worker fails."""
 
+import ast
 import multiprocessing
 import os
 import signal
@@ -246,3 +247,21 @@ def test_record_that_the_run_wrote_is_kept(tmp_path: Path) -> None:
 
     run_one(Plan(made.cells, made.out, tmp_path, "cpu", writes), cell, False, False)
     assert finished(cell, made.out).reason == "written inside"
+
+
+def test_workers_get_settings_of_the_allocator_that_the_user_has_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+    for name in names:
+        monkeypatch.setenv(name, "")  # so that it is as before after the test
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    work(plan(tmp_path, toy_runs.environment, seeds=1), workers=1)
+    lines = (tmp_path / "environment").read_text().splitlines()
+    seen = dict(line.split("=", 1) for line in lines)
+    assert {name: ast.literal_eval(seen[name]) for name in names} == {
+        "MALLOC_MMAP_THRESHOLD_": str(2**30),
+        "MALLOC_TRIM_THRESHOLD_": "131072",
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    }

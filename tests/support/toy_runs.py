@@ -23,6 +23,13 @@ def quick(
     return toy_record(cell.label, cell.seed, digest=cell.digest)
 
 
+def environment(cell: Cell, out: Path, data_root: Path, device: str, progress: bool) -> Record:
+    """Leaves the variables of its process in `<data_root>/environment`."""
+    lines = [f"{name}={value!r}" for name, value in os.environ.items()]
+    (data_root / "environment").write_text("\n".join(lines))
+    return quick(cell, out, data_root, device, progress)
+
+
 def slow(cell: Cell, out: Path, data_root: Path, device: str, progress: bool) -> Record:
     record = quick(cell, out, data_root, device, progress)
     time.sleep(1.5)  # long enough that a second sweep, still importing, finds it at work
