@@ -1,13 +1,16 @@
 """Released weights: names, bits and scores of a stand-in that the suite makes of its own model."""
 
+import importlib.util
 import json
 import pickle
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from paths import ROOT
 from safetensors.torch import save_file
 from tiny_worlds import write_world
 from torch import Tensor, nn
@@ -480,3 +483,11 @@ def test_a_cell_goes_out_and_comes_back(tiny, tmp_path: Path, capsys) -> None:
     read = released.read(file)
     assert read.selection.startswith(f"trained by the suite, record {cell.digest[:12]}")
     assert read.size == 64
+
+
+def test_the_comparison_with_the_official_code_says_what_it_lacks(capsys) -> None:
+    if importlib.util.find_spec("mmseg"):
+        pytest.skip("mmsegmentation is installed: run scripts/compare_with_mmseg.py")
+    main = runpy.run_path(str(ROOT / "scripts" / "compare_with_mmseg.py"))["main"]
+    assert main(["a", "b", "c", "d"]) == 2
+    assert "mmseg not installed; nothing was compared" in capsys.readouterr().out
