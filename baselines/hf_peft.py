@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,12 @@ class HFPeft(Targeted):
         options = json.loads(self.options, object_pairs_hook=_without_repetition)
         object.__setattr__(self, "options", json.dumps(options, sort_keys=True))
         self._config([], options)
+
+    @property
+    def option_types(self) -> dict[str, Any]:
+        """Name -> type that peft states for it, of every option that is given."""
+        stated = get_type_hints(type(self._config([], {})))
+        return {name: stated[name] for name in json.loads(self.options)}
 
     @property
     def exact_start(self) -> bool:

@@ -15,13 +15,13 @@ import traceback
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from benchmarks.errors import UserError, closest
 from benchmarks.yaml_files import plain
@@ -137,15 +137,28 @@ def make_method(spec: str, fields: Mapping[str, Any], code: bytes | None = None)
         for name, value in (hf_fields(spec) | dict(fields)).items():
             if name not in known:
                 raise UserError(f"method {spec}: no field {name!r}{closest(name, known)}")
-            try:
-                adapter = TypeAdapter(hints[name])
-                values[name] = adapter.validate_json(json.dumps(value, default=str), strict=True)
-            except ValidationError as error:
-                message = error.errors()[0]["msg"]
-                raise UserError(f"method {spec}: field {name} = {value!r:.60}: {message}") from None
+            values[name] = _typed(f"method {spec}: field {name}", hints[name], value)
         made = kind(**values)
+        # What a tuner of peft takes shows its type only deep in a layer.
+        options = json.loads(getattr(made, "options", "{}"))
+        for name, hint in getattr(made, "option_types", {}).items():
+            with suppress(PydanticSchemaGenerationError):  # of a class of peft's own
+                _typed(f"method {spec}: {name}", hint, options[name])
         _fields(spec, made)
         return made
+
+
+def _typed(what: str, hint: Any, value: object) -> Any:
+    """The value as a type wants it.
+
+    Raises:
+        UserError: it is not of that type.
+    """
+    try:
+        return TypeAdapter(hint).validate_json(json.dumps(value, default=str), strict=True)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"]
+        raise UserError(f"{what} = {value!r:.60}: {message}") from None
 
 
 def _fields(spec: str, method: "Method") -> dict[str, Any]:

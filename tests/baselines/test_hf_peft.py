@@ -15,6 +15,7 @@ from toy_records import toy_protocol
 
 from baselines import METHODS
 from baselines.hf_peft import HFPeft
+from benchmarks import __main__ as command_line
 from benchmarks import methods
 from benchmarks.cell import make_cell
 from benchmarks.commands import arguments
@@ -375,3 +376,22 @@ def test_backbones_that_do_not_fit_are_refused() -> None:
     adapt(METHODS["lora"](rank=2), adapted)
     with pytest.raises(ValueError, match="adapted already"):
         adapt(make("OFT"), adapted)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("r=x", "r = 'x': Input should be a valid integer"),
+        ("r=true", "r = True: Input should be a valid integer"),
+        ("use_dora=1", "use_dora = 1: Input should be a valid boolean"),
+        ("rank_pattern=[4]", r"rank_pattern = \[4\]: Input should be an object"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_name(arguments: str, line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        make_method(f"hf:LoRA({arguments})", {})
+
+
+def test_check_of_an_argument_that_peft_refuses_everywhere_is_one_line(capsys) -> None:
+    assert command_line.main(["check", "hf:LoRA(r=0)"]) == 2
+    assert "`r` should be a positive integer" in capsys.readouterr().err
