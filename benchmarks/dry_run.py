@@ -256,6 +256,15 @@ def project(protocol: Protocol, measured: Measured, splits: Splits) -> Projectio
     )
 
 
+def hours(cell: Cell, device: str, root: Path) -> float:
+    """Hours that a cell would take on `device`, measured and projected.
+
+    Raises:
+        UserError: as `measure`.
+    """
+    return project(cell.protocol, measure(cell, device), data(cell.protocol, root)).total
+
+
 def print_cell(cell: Cell, device: str, root: Path | None) -> None:
     """Measure a cell on `device`, print that, what it comes to, and what the real run lacks.
 

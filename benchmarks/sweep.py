@@ -7,11 +7,14 @@ so two sweeps at once share the work. A record is the only sign that a cell is f
 import multiprocessing
 import os
 import signal
+import statistics
 import sys
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
@@ -202,6 +205,46 @@ def unfinished(plan: Plan, outcome: Outcome, report: Report, retry_failed: bool)
             outcome.skipped += 1
             note(cell, record.status, record.reason, "recorded before", outcome, report)
     return todo
+
+
+LONG = 5_000  # steps from which on a cell takes hours, and is worth a forecast
+Hours = Callable[[Cell, str, Path], float]
+
+
+def forecast(plan: Plan, workers: int | None, measure: Hours | None) -> str:
+    """Hours per cell and in all of what a plan has left to run, in one line; "" of short cells.
+
+    From the records of the same protocol, else from two steps of the first cell.
+
+    Args:
+        plan: whose cells without a record count.
+        workers: cells side by side; None where others decide that.
+        measure: takes cell, device and data root, in a process of its own, so that this one holds
+            no device. None: nothing is measured.
+    """
+    todo = [cell for cell in plan.cells if not (plan.out / cell.path).exists()]
+    if not todo or todo[0].protocol.data_root or todo[0].protocol.recipe.iterations < LONG:
+        return ""
+    records = map(Record.load, (plan.out / todo[0].protocol.name).glob("*/*/seed*.json"))
+    costs = [record.cost for record in records if record.status == "done"]
+    known = [(c.train_seconds or 0) + (c.evaluate_seconds or 0) for c in costs]
+    if known:
+        each, how = statistics.median(known) / 3600, f"the median of {len(known)} recorded"
+    elif measure is None:
+        return f"{len(todo)} cells to run; --dry-run on their device says how long they take"
+    else:
+        context = multiprocessing.get_context("spawn")
+        try:
+            with ProcessPoolExecutor(1, mp_context=context) as pool:
+                each = pool.submit(measure, todo[0], plan.device, plan.data_root).result()
+        except (UserError, BrokenProcessPool) as error:
+            return f"{len(todo)} cells to run; how long they take is not known: {error}"
+        how = f"projected from two steps and one image of {todo[0]} on {plan.device}"
+    words = f"about {each:.3g} h a cell ({how}), {len(todo)} cells to run: {each * len(todo):.3g} h"
+    if workers and workers > 1:
+        rounds = -(-len(todo) // workers)
+        words += f", {each * rounds:.3g} h with {workers} workers on devices of their own"
+    return words
 
 
 def remove_failed(plan: Plan, cell: Cell) -> None:

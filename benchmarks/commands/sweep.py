@@ -1,10 +1,13 @@
 """The command `sweep`: the cells of a table, trained here or as jobs of a SLURM cluster."""
 
+from __future__ import annotations
+
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from benchmarks import console
 from benchmarks.commands import arguments
 from benchmarks.commands.arguments import (
     RUNS,
@@ -23,6 +26,9 @@ from benchmarks.commands.arguments import (
     Settings,
 )
 from benchmarks.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmarks.sweep import Plan
 
 
 def _of_slurm(help: str, **limits: int) -> Any:
@@ -91,6 +97,7 @@ def sweep(
     shared = devices * nodes > 1
     run = partial(run_cell, devices=devices, nodes=nodes) if shared else run_cell
     plan = Plan(prepare(cells, root, out), out, root, device, run, devices)
+    _announce(plan, workers if on == "local" and not shared else None, on == "local" and not shared)
     if on == "slurm":
         outcome = arguments.reported(
             plan, lambda report: submit(plan, resources, report, retry_failed, wait)
@@ -98,3 +105,14 @@ def sweep(
     else:
         outcome = arguments.reported(plan, lambda report: work(plan, workers, report, retry_failed))
     raise typer.Exit(outcome.exit_code)
+
+
+def _announce(plan: Plan, workers: int | None, here: bool) -> None:
+    """Say how long a sweep of long cells takes, before it begins."""
+    from benchmarks.sweep import forecast
+
+    measure = None
+    if here:
+        from benchmarks.dry_run import hours as measure
+    if line := forecast(plan, workers, measure):
+        console.say(line)

@@ -406,7 +406,8 @@ def _float(table: Table, block: Block, layout: Layout) -> str:
     bold = (
         f"Bold: best of all rows and differences to {table.reference} that noise does not explain"
     )
-    below = [block.completeness, block.comparisons, *_footnotes(table)]
+    published = _footnotes(table)
+    below = [block.completeness, block.comparisons, *(published if room == _PAGE else ())]
     below += [table.protocol.note] if table.protocol.note else []
     below += _who_lines(block) if block.pairs else []
     label = re.sub(
@@ -417,6 +418,7 @@ def _float(table: Table, block: Block, layout: Layout) -> str:
     return "\n".join(
         [
             *([f"% left out, too wide or below: {', '.join(without)}"] if without else []),
+            *(f"% {line}" for line in published if room == _COLUMN),  # a column is too short
             f"\\begin{{{environment}}}[t]",
             f"\\centering\\footnotesize\\sloppy\\setlength{{\\tabcolsep}}{{{_GAP / 2:g}pt}}",
             "\\begin{threeparttable}",

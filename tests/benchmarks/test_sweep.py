@@ -7,19 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import filelock
 import pytest
 import toy_runs
 from paths import ROOT, SUPPORT
-from toy_records import toy_record
+from toy_records import toy_record, write_toy_records
 from toy_sweep import log, plan, work
 
 from benchmarks import sweep
 from benchmarks.errors import UserError
-from benchmarks.record import Record
-from benchmarks.sweep import Plan, RunCell, finished, run_one
+from benchmarks.record import Cost, Record
+from benchmarks.sweep import Plan, RunCell, finished, forecast, run_one
 
 
 def test_every_cell_runs_once_and_is_recorded(tmp_path: Path) -> None:
@@ -265,3 +266,24 @@ def test_workers_get_settings_of_the_allocator_that_the_user_has_not_made(
         "MALLOC_TRIM_THRESHOLD_": "131072",
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     }
+
+
+def test_a_sweep_of_long_cells_says_how_many_hours_it_takes(tmp_path: Path) -> None:
+    made = plan(tmp_path, seeds=2)
+    assert forecast(made, 2, toy_runs.measured) == ""  # cells of twenty steps
+    recipe = made.cells[0].protocol.recipe.model_copy(update={"iterations": 40_000})
+    long = made.cells[0].protocol.model_copy(update={"recipe": recipe, "data_root": None})
+    cells = [replace(cell, protocol=long) for cell in made.cells]
+    made = replace(made, cells=tuple(cells))
+    assert forecast(made, 2, toy_runs.measured) == (
+        "about 8 h a cell (projected from two steps and one image of freeze seed 0 (all) on cpu), "
+        "4 cells to run: 32 h, 16 h with 2 workers on devices of their own"
+    )
+    assert "--dry-run on their device says" in forecast(made, None, None)
+    odd = replace(made, cells=(replace(cells[0], label="soma"),))
+    assert "is not known: no cuda here" in forecast(odd, 1, toy_runs.measured)
+    cost = Cost(train_seconds=7000.0, evaluate_seconds=200.0)
+    write_toy_records(made.out, [toy_record("freeze", 0, cost=cost)])
+    assert forecast(made, 1, None) == (
+        "about 2 h a cell (the median of 1 recorded), 3 cells to run: 6 h"
+    )

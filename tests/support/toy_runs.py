@@ -94,3 +94,10 @@ def trains(
     unread = patch.object(run, "_check_unchanged", lambda *_: None)
     with patch.object(tasks, "task_of", lambda _: slow), unread:
         return run.run_cell(cell, out, data_root, device, progress, **where)
+
+
+def measured(cell: Cell, device: str, root: Path) -> float:
+    """What stands for two measured steps, in the process that is started for them."""
+    if cell.label == "soma":
+        raise UserError("no cuda here")
+    return 8.0

@@ -102,9 +102,14 @@ def test_citation_has_the_version_of_the_suite() -> None:
     assert cited["preferred-citation"]["url"].endswith("2412.04077")
 
 
-def test_table_does_not_import_torch(toy: dict[str, Path]) -> None:
-    argv = ["table", str(toy["table"]), "--profile", "toy", "--records", str(toy["records"])]
-    code = f"import sys; from benchmarks.__main__ import main; assert main({argv}) == 0; "
+@pytest.mark.parametrize(
+    ("name", "option", "expected"), [("table", "--records", 0), ("status", "--out", 1)]
+)
+def test_reading_records_does_not_import_torch(
+    name: str, option: str, expected: int, toy: dict[str, Path]
+) -> None:
+    argv = [name, str(toy["table"]), "--profile", "toy", option, str(toy["records"])]
+    code = f"import sys; from benchmarks.__main__ import main; assert main({argv}) == {expected}; "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 

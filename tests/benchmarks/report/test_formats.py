@@ -168,6 +168,8 @@ def test_latex_is_a_float_with_caption_label_and_notes(tmp_path: Path) -> None:
         assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(columns)}
     asked = latex(build(tmp_path), Layout(columns=("avg", "difference")))
     assert r"\begin{table}[t]" in asked
+    assert "% [a] Rein" in asked
+    assert r"\item {[a] Rein" not in asked
     broad = Layout(columns=("avg", "agreement", "published", "source", "difference", "verdict"))
     assert "% left out, too wide or below: " in latex(build(tmp_path), broad)
 
