@@ -5,15 +5,20 @@ its protocol without the domains that are tested on: those are neither read nor 
 """
 
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
+from statistics import fmean
 
 import filelock
+from tabulate import tabulate
 
 from benchmarks import methods, trials
 from benchmarks.cell import Cell, make_cell
 from benchmarks.errors import UserError
 from benchmarks.protocol import Protocol
 from benchmarks.record import Record, write_atomically
+from benchmarks.report import statistics
+from benchmarks.report.compare import in_words
 from benchmarks.report.table import mean_of_role, select
 from benchmarks.sweep import finished
 from benchmarks.trials import Trial
@@ -124,3 +129,36 @@ def _trial(protocol: Protocol, cell: Cell, record: Record) -> Trial:
         domain=", ".join(domain.domain for domain in protocol.validation),
         seed=cell.seed,
     )
+
+
+def judged(summary: Sequence[Trial], metric: str) -> str:
+    """What the other trials of each method score beside its chosen one, as a table in text.
+
+    The intervals hold together for all pairs of trials of a method, so that they hold for the best
+    of them, which the same scores chose.
+
+    Args:
+        summary: trials of one protocol; their noise is estimated from all of them together.
+        metric: its name.
+    """
+    values: dict[tuple[str, float | None, float], dict[int, float]] = {}
+    for trial in summary:
+        scores = values.setdefault((trial.method, trial.backbone_lr, trial.weight_decay), {})
+        if trial.score is not None:
+            scores[trial.seed] = trial.score
+    chosen = {t.method: (t.method, t.backbone_lr, t.weight_decay) for t in summary if t.chosen}
+    pairs = [
+        (b, a) if chosen.get(a[0]) == a else (a, b)
+        for a, b in combinations(values, 2)
+        if a[0] == b[0]
+    ]
+    differences = statistics.judge(values, pairs).differences
+    rows = []
+    for setting, scores in values.items():
+        method, rate, decay = setting
+        best = chosen.get(method)
+        words = in_words(differences.get((setting, best))) if setting != best else ["", "chosen"]
+        mean = f"{fmean(scores.values()):.2f}" if scores else "-"
+        rows.append([method, "-" if rate is None else f"{rate:g}", f"{decay:g}", mean, *words])
+    headings = ["trials of", "backbone_lr", "weight_decay", metric, "minus the chosen [95 %]", ""]
+    return tabulate(rows, headings, disable_numparse=True)

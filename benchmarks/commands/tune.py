@@ -42,7 +42,7 @@ def tune(
 
     Trials that have a record are not run again. The summary keeps the rows of other methods.
     """
-    from benchmarks import tuning
+    from benchmarks import trials, tuning
     from benchmarks.cell import parse_changes, prepare
 
     changes = parse_changes(settings)
@@ -71,6 +71,9 @@ def tune(
             f"{whole.metric} {trial.score:.2f}"
         )
     print(summary)
+    held = trials.read(summary, whole.metric)[0]
+    here = [t for t in held if (t.protocol, t.version) == (whole.name, whole.version)]
+    print(f"\n{tuning.judged(here, whole.metric)}")
     for label, reason in without.items():
         console.say(f"{label}: none of its trials gave a score: {reason or f'no {whole.metric}'}")
     if without:

@@ -59,11 +59,11 @@ def report(
     for other, what in chosen.items():
         if other in others:
             rows = [
-                [name, *_cells(judged[key].differences[label, other])]
+                [name, *in_words(judged[key].differences[label, other])]
                 for key, name in headings.items()
             ]
             parts += [f"Against {other}, {what}:", _table(["domain", *_COLUMNS], rows)]
-    rows = [[other, *_cells(judged[AVERAGE].differences[label, other])] for other in others]
+    rows = [[other, *in_words(judged[AVERAGE].differences[label, other])] for other in others]
     parts += ["Against every row, on Avg:", _table(["row", *_COLUMNS], rows)]
     lines = "\n".join(f"- {line}" for line in _notes(judged[AVERAGE], label))
     return "\n\n".join([*parts, lines]) + "\n"
@@ -72,7 +72,8 @@ def report(
 _COLUMNS = ("difference [95 % interval]", "verdict")
 
 
-def _cells(result: Difference | None) -> list[str]:
+def in_words(result: Difference | None) -> list[str]:
+    """A difference with its interval, and its verdict."""
     if result is None:
         return ["-", "-"]
     interval = "" if result.low is None else f" [{result.low:+.2f}, {result.high:+.2f}]"

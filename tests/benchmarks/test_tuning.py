@@ -1,11 +1,13 @@
 """`tune`: the same trials for every method on held-out source data, and what is chosen of them."""
 
 import csv
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import toy_tune
 from paths import ROOT
@@ -16,6 +18,7 @@ from benchmarks.__main__ import main
 from benchmarks.cell import make_cell
 from benchmarks.detection import engines
 from benchmarks.errors import UserError
+from benchmarks.report import statistics
 from benchmarks.tasks import load_protocol
 from benchmarks.trials import Trial
 
@@ -64,7 +67,15 @@ def test_each_trial_is_run_once_and_the_rows_of_other_methods_stay(toy, capsys) 
         ["lora", "backbone_lr", "0.001", "weight_decay", "0.05", "mIoU", "42.50"],
         ["freeze", "backbone_lr", "-", "weight_decay", "0.05", "mIoU", "42.50"],
     ]
-    assert out[2:] == [str(toy / "trials" / "toy.csv")]
+    assert out[2] == str(toy / "trials" / "toy.csv")
+    beside = [line.split() for line in out[6:]]
+    assert beside == [
+        ["lora", "0.0001", "0.05", "30.00", "-12.50", "one", "seed"],
+        ["lora", "0.001", "0.05", "42.50", "chosen"],
+        ["lora", "0.003", "0.05", "42.50", "+0.00", "one", "seed"],
+        ["lora", "0.1", "0.05", "-", "-", "-"],
+        ["freeze", "-", "0.05", "42.50", "chosen"],
+    ]
     first = rows(toy)
     of_lora = [row for row in first if row["method"] == "lora"]
     assert [row["miou"] for row in of_lora] == ["30.0", "42.5", "42.5", ""]
@@ -74,7 +85,7 @@ def test_each_trial_is_run_once_and_the_rows_of_other_methods_stay(toy, capsys) 
     assert tune(toy, "soma,lora") == 0
     log = (toy / "log").read_text().splitlines()
     assert len(log) == 5 + 4
-    assert {line.split("+")[0] for line in log[5:]} == {"soma"}
+    assert {re.split("[+ ]", line)[0] for line in log[5:]} == {"soma"}
     methods = [row["method"] for row in rows(toy)]
     assert methods == ["freeze", *["soma"] * 4, *["lora"] * 4]
     assert [row for row in rows(toy) if row["method"] == "lora"] == of_lora
@@ -111,6 +122,34 @@ def test_a_method_whose_trials_all_fail_is_said_and_not_chosen(toy, capsys) -> N
     err = capsys.readouterr().err
     assert "lora: none of its trials gave a score: loss not finite at step 3" in err
     assert [row["chosen"] for row in rows(toy)] == ["0", "0"]
+
+
+def test_other_trials_are_judged_beside_the_chosen_one_in_the_words_of_tables() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.2, (2, 3, 4))
+    rates = {1e-4: -5.0, 1e-3: 0.0, 3e-3: 0.1}
+    given = [
+        trial(method, rate, 40 + change + noise[m, r, s], seed=100 + s)
+        for m, method in enumerate(("lora", "soma"))
+        for r, (rate, change) in enumerate(rates.items())
+        for s in range(4)
+    ]
+    chosen = [one.model_copy(update={"chosen": one.backbone_lr == 1e-3}) for one in given]
+    lines = [line.split(maxsplit=3) for line in tuning.judged(chosen, "mIoU").splitlines()[2:]]
+    assert [line[:2] for line in lines] == [
+        [method, f"{rate:g}"] for method in ("lora", "soma") for rate in rates
+    ]
+    for worse, best, close in (lines[:3], lines[3:]):
+        assert re.fullmatch(r"3[45]\.\d\d +-[45]\.\d\d \[-.*, -.*\] +worse", worse[3])
+        assert best[3].split()[1:] == ["chosen"]
+        assert close[3].endswith("within 1 point")
+    # All pairs of a method's trials hold together, for the scores themselves chose the best.
+    wide = float(re.search(r"\[(-[\d.]+),", lines[0][3])[1])
+    values: dict = {}
+    for one in given:
+        values.setdefault((one.method, one.backbone_lr), {})[one.seed] = one.score
+    alone = statistics.judge(values, [(("lora", 1e-4), ("lora", 1e-3))])
+    (single,) = alone.differences.values()
+    assert wide < single.low - 0.05
 
 
 def test_equals_failures_and_methods() -> None:
