@@ -84,7 +84,7 @@ compare: WORKERS = 3# one per seed, on two cores too: two would leave a core idl
 compare: $(PREPARED)  ## check METHOD=my_method.py:MyMethod, train it, say what differs from the baselines by more than noise
 	@$(BENCH) compare '$(strip $(METHOD))' --table $(strip $(TABLE)) --profile $(strip $(PROFILE)) --placement $(strip $(PLACEMENT)) \
 	--recipe $(strip $(RECIPE)) $(ROOT_FLAG) $(if $(strip $(SEEDS)),--seeds $(strip $(SEEDS))) \
-	--workers $(strip $(WORKERS)) --device $(strip $(DEVICE)) --out '$(OUT)/runs' $(if $(strip $(REPLACE)),--replace)
+	--workers $(strip $(WORKERS)) --device $(strip $(DEVICE)) --out '$(OUT)/runs' --write '$(OUT)/tables' $(if $(strip $(REPLACE)),--replace)
 
 test: $(READY)  ## run the tests
 	$(VENV)/bin/python -m pytest -n 2

@@ -85,7 +85,8 @@ for panel, commands in COMMANDS.items():
     for name, (command, example) in commands.items():
         epilog = f"Example: `python -m benchmarks {name} {example}`"
         app.command(name=name, rich_help_panel=panel, epilog=epilog)(command)
-app.add_typer(mini.mini, name="mini", rich_help_panel="Data and files")
+example = "Example: `python -m benchmarks mini render --root data/mini`"
+app.add_typer(mini.mini, name="mini", rich_help_panel="Data and files", epilog=example)
 app.add_typer(bench.bench, name="bench", rich_help_panel="Check")
 
 

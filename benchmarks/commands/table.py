@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -60,7 +60,7 @@ def table(
     from benchmarks.report import per_class as classes
     from benchmarks.report import spec as table_spec
     from benchmarks.report import table as tables
-    from benchmarks.report.formats import HINT, Layout, render
+    from benchmarks.report.formats import HINT, MORE, Layout, render
     from benchmarks.report.records import load_records, read_imported, read_records
 
     spec = table_spec.load_table(table)
@@ -119,9 +119,14 @@ def table(
             *(sort and f"by-{sort}", _origin(folders, write)),
         ]
         line = written(tables.ordered(built, sort or "table"), layout, write, choices)
-        print(line, file=sys.stdout if form == "text" else sys.stderr)
-    if form == "text" and not notes:
+        print(f"{line}. {MORE}" if form == "text" else line, file=_beside(form))
+    elif form == "text" and not notes:
         print(HINT)
+
+
+def _beside(form: str) -> TextIO:
+    """Where a line goes that is not part of the table: formats for programs stay pure."""
+    return sys.stdout if form == "text" else sys.stderr
 
 
 def _check_folders(folders: Sequence[Path | None]) -> None:

@@ -73,18 +73,20 @@ def text(table: Table, layout: Layout = WHOLE) -> str:
     """
     lines = [*_wrapped(table.title)]
     for block in table.blocks:
-        lines += _wrapped(f"{table.protocol.name}: {_about(table, block)}")
+        # The protocol's own rule is among the notes.
+        about = _about(table, block).removesuffix(f", selection {table.protocol.selection}")
+        lines += _wrapped(f"{table.protocol.name}: {about}")
         if layout.wide or layout.columns:
             lines += grid(_columns(table, block, layout.columns or _all_keys(table, block)))
         else:
             lines += grid(_narrow(table, block))
-        lines += [*_wrapped(block.completeness), *_wrapped(_agreements(block))]
+        also = f". Recorded too: placement {', '.join(table.others)} (--placement both)"
+        counts = block.completeness + (also if table.others else "")
+        lines += [*_wrapped(counts), *_wrapped(_agreements(block))]
         if block.pairs:
             lines += [part for line in _who_lines(block) for part in _wrapped(line, "  ")]
         if layout.notes:
             lines += [*_wrapped(block.discrimination), *_wrapped(block.comparisons)]
-    if table.others:
-        lines += _wrapped(f"Recorded too: placement {', '.join(table.others)} (--placement both)")
     if layout.notes:
         below = [*table.notes, *_footnotes(table)]
         lines += [part for line in below for part in _wrapped(f"- {line}", "  ")]
@@ -95,6 +97,7 @@ def text(table: Table, layout: Layout = WHOLE) -> str:
     return "\n".join(lines) + "\n"
 
 
+MORE = "More: --notes, --wide"
 HINT = "What the numbers mean, published numbers, recipes: --notes; more: `table --wide`"
 
 

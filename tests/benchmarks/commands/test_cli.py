@@ -191,7 +191,7 @@ def test_table_prints_and_writes_every_format(toy: dict[str, Path], command: Com
     code, out, _ = command(*base, "--against", runs, "--write", folder)
     assert code == 0
     stem = folder / "toy_table.toy"
-    assert out.splitlines()[-2] == f"Written: {stem}.{{md,csv,tex,html}}"
+    assert out.splitlines()[-1] == f"Written: {stem}.{{md,csv,tex,html}}. More: --notes, --wide"
     assert command(*base, "--against", runs, "--format", "md")[1] == Path(f"{stem}.md").read_text()
     assert "against committed records" in Path(f"{stem}.md").read_text()
     assert {path.name for path in folder.iterdir()} == {
@@ -234,7 +234,7 @@ def test_several_folders_make_one_table_and_conflicts_are_refused(
 def test_placements_of_a_table(toy: dict[str, Path], command: Command) -> None:
     base = ["table", toy["table"], "--profile", "toy", "--records", toy["records"]]
     assert "last-two-thirds" not in command(*base)[1]
-    assert "; placement last-two-thirds, selection last" in command(*base, "--placement", "both")[1]
+    assert "; placement last-two-thirds\n" in command(*base, "--placement", "both")[1]
 
 
 def test_sweep_runs_what_is_missing_and_says_so(toy: dict[str, Path], command: Command) -> None:

@@ -189,7 +189,7 @@ def test_compare_says_the_engine_and_sets_the_row_beside_the_baselines_of_table_
     said = err.index("engine auto: torchvision, since Detectron2 is not installed here")
     assert said < err.index("soma seed 0 (all): done")
     table, _, verdict = out.partition("# Verdict on soma (placement all)")
-    assert ", engine torchvision;" in table
+    assert ", engine torchvision; placement all\n" in table
     # soma has 60 and 61 on every unseen domain, freeze 25 and 27, lora 31 and 33 on average
     assert re.search(r"\| Avg +\| \+34\.50 \[", verdict)
     assert re.search(r"\| Avg +\| \+28\.50 \[", verdict)

@@ -4,16 +4,22 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from toy_records import build, toy_record, toy_records
 
 from benchmarks.errors import UserError
+from benchmarks.report import table as tables
 from benchmarks.report.formats import Layout, latex, render
-from benchmarks.report.table import Table, one_placement, ordered
+from benchmarks.report.spec import Published, load_table
+from benchmarks.report.statistics import Difference
+from benchmarks.report.table import Request, Table, one_placement, ordered
 
+FAR = Difference(-16.0, -17.8, -14.2, 3, paired=True)
 LONG = "my_method.AVeryLongNameOfAMethodThatSomebodyWrote+12ab34cd"
 
 
@@ -40,6 +46,24 @@ def test_text_fits_a_terminal_and_keeps_the_order_that_is_asked_for(tmp_path: Pa
     assert rows_of(render(ordered(table, "method"), "text"))[0] == "freeze"
     with pytest.raises(UserError, match="no column 'avgg' to sort by; did you mean 'avg'"):
         ordered(table, "avgg")
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "table3a"])
+def test_text_of_eight_rows_fits_one_small_screen(name: str) -> None:
+    spec = load_table(name)
+    protocol = spec.protocol("mini")
+    table = tables.build(spec, protocol, [], Published({}, {}), Request())
+    assert len(table.blocks[0].rows) == 8
+    engines = {"engines": ("torchvision",)} if name == "table2" else {"engines": ()}
+    held = replace(table, others=("last-two-thirds",))
+    rows = [replace(row, n=3, trainable=176_256, difference=FAR) for row in held.blocks[0].rows]
+    block = replace(held.blocks[0], rows=tuple(rows), completeness="24/24 cells")
+    with patch.object(Table, "engines", engines["engines"]):
+        lines = render(replace(held, blocks=(block,)), "text").splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) + 1 <= 16  # and a line that names files
+    assert rows_of("\n".join(lines))[:8] == [row.label for row in rows]
+    assert "-16.0 [-17.8, -14.2]" in lines[-5]
 
 
 def test_a_row_without_a_score_is_sorted_last_and_says_why(tmp_path: Path) -> None:
@@ -78,7 +102,8 @@ def test_columns_are_those_that_are_asked_for(tmp_path: Path) -> None:
 def test_text_names_the_placement_that_it_does_not_show(tmp_path: Path) -> None:
     late = toy_record("lora", 0, placement="last-two-thirds")
     both = build(tmp_path, [*toy_records(), late])
-    assert "Recorded too: placement last-two-thirds" in render(one_placement(both), "text")
+    words = " ".join(render(one_placement(both), "text").split())
+    assert "Recorded too: placement last-two-thirds (--placement both)" in words
     only = one_placement(build(tmp_path, [late]))
     assert [block.placement for block in only.blocks] == ["last-two-thirds"]
 
