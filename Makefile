@@ -22,7 +22,7 @@ BENCH := $(VENV)/bin/python -m benchmarks
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup mini reproduce-table1 reproduce-table2 reproduce-table3 reproduce-table4 reproduce-table5 table1 table2 table3 table4 table5 compare test check bench clean
+.PHONY: help setup mini reproduce-table1 reproduce-table2 reproduce-table3 reproduce-table4 reproduce-table5 table1 table2 table3 table4 table5 compare report test check bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -85,6 +85,10 @@ compare: $(PREPARED)  ## check METHOD=my_method.py:MyMethod, train it, say what 
 	@$(BENCH) compare '$(strip $(METHOD))' --table $(strip $(TABLE)) --profile $(strip $(PROFILE)) --placement $(strip $(PLACEMENT)) \
 	--recipe $(strip $(RECIPE)) $(ROOT_FLAG) $(if $(strip $(SEEDS)),--seeds $(strip $(SEEDS))) \
 	--workers $(strip $(WORKERS)) --device $(strip $(DEVICE)) --out '$(OUT)/runs' --write '$(OUT)/tables' $(if $(strip $(REPLACE)),--replace)
+
+report: $(PREPARED)  ## write every table, chart and picture of PROFILE as one HTML page, OUT/tables/report.html; RECORDS= for others
+	$(BENCH) report --profile $(strip $(PROFILE)) --recipe $(strip $(RECIPE)) $(ROOT_FLAG) \
+	$(foreach folder,$(RECORDS),--records '$(folder)') --out '$(OUT)/tables/report.html'
 
 test: $(READY)  ## run the tests
 	$(VENV)/bin/python -m pytest -n 2

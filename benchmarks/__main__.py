@@ -36,6 +36,7 @@ from benchmarks.commands.export import export
 from benchmarks.commands.import_ import import_
 from benchmarks.commands.list import list_
 from benchmarks.commands.pictures import pictures
+from benchmarks.commands.report import report
 from benchmarks.commands.run import run
 from benchmarks.commands.show import show
 from benchmarks.commands.status import status
@@ -51,6 +52,7 @@ COMMANDS = {
     "See results": {
         "table": (table, "table1 --columns avg,difference,verdict"),
         "show": (show, "results/reference/mini_gtav/all/soma/seed0.json"),
+        "report": (report, "--records results/reference --records results/runs"),
         "compare": (compare, "path/to/my_method.py:MyMethod --table table1"),
         "list": (list_, "methods"),
     },

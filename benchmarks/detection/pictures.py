@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks import yaml_files
 from benchmarks.data.cards import Card, Pair, load_card
-from benchmarks.data.pictures import evenly_spaced
+from benchmarks.data.pictures import BACKGROUND, FONT, GAP, INK, evenly_spaced, header, label_line
 from benchmarks.detection import predictions
 from benchmarks.detection.predictions import Detections
 from benchmarks.detection.reading import Objects, evaluation_pairs, read_pair
@@ -32,9 +32,6 @@ COLOURS = (
     (204, 121, 167),
     (255, 255, 255),
 )
-BACKGROUND, INK = 30, (235, 235, 235)
-GAP, LINE = 6, 18  # pixels between pictures, height of a line of text
-FONT, TEXT = cv2.FONT_HERSHEY_SIMPLEX, 0.4
 
 
 @dataclass(frozen=True)
@@ -193,9 +190,7 @@ def _pair(sample: Sample, classes: Sequence[str], min_score: float, width: int) 
         _draw(right, box * scale, colour, f"{classes[label]} {100 * score:.0f}", 2)
     pictures = np.hstack([_padded(left, size[1], width + 2), right])
     tile = _padded(pictures, size[1] + GAP, pictures.shape[1] + GAP)
-    strip = np.full((LINE, tile.shape[1], 3), BACKGROUND, dtype=np.uint8)
-    _write(strip, sample.name, 4)
-    return np.vstack([strip, tile])
+    return np.vstack([label_line(sample.name, tile.shape[1]), tile])
 
 
 def _draw(
@@ -217,18 +212,7 @@ def _header(title: str, classes: Sequence[str], min_score: float, width: int) ->
     what = f"left: ground truth, (difficult) thin; right: predictions of score >= {min_score:g}"
     words = [(title, INK), (what, INK)]
     words += [(name, COLOURS[label % len(COLOURS)]) for label, name in enumerate(classes)]
-    lines, line, place = [], np.full((LINE, width, 3), BACKGROUND, dtype=np.uint8), 4
-    for text, colour in words:
-        wide = cv2.getTextSize(text, FONT, TEXT, 1)[0][0] + 16
-        if place > 4 and place + wide > width:
-            lines, line, place = [*lines, line], np.full_like(line, BACKGROUND), 4
-        _write(line, text, place, colour)
-        place += wide
-    return np.vstack([*lines, line])
-
-
-def _write(strip: np.ndarray, text: str, left: int, colour: tuple[int, int, int] = INK) -> None:
-    cv2.putText(strip, text, (left, LINE - 5), FONT, TEXT, colour, 1, cv2.LINE_AA)
+    return header(words, width)
 
 
 def _padded(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from toy_detections import detected, truth
 
-from benchmarks.detection.pictures import COLOURS, LINE, Sample, contact_sheet
+from benchmarks.data.pictures import LINE
+from benchmarks.detection.pictures import COLOURS, Sample, contact_sheet
 from benchmarks.errors import UserError
 
 CLASSES = ["bus", "bike", "car", "motor", "person", "rider", "truck"]

@@ -1,0 +1,364 @@
+"""What the page shows, as plain values: the rows of every table, its seeds, classes and costs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmarks.console import LISTS
+from benchmarks.data.cards import load_card
+from benchmarks.errors import UserError
+from benchmarks.protocol import Protocol
+from benchmarks.record import Record
+from benchmarks.report import spec as specs
+from benchmarks.report import statistics
+from benchmarks.report.formats import render
+from benchmarks.report.records import read_records
+from benchmarks.report.spec import AVERAGE, SOURCE, TableSpec
+from benchmarks.report.statistics import verdict
+from benchmarks.report.table import Block, Request, Row, Table, build, select
+
+Points = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table of the page.
+
+    Attributes:
+        table: with all placements that have records.
+        rows: those of `table --format json`, in its order, block after block.
+    """
+
+    table: Table
+    rows: Points
+
+    @property
+    def spec(self) -> TableSpec:
+        """What the table shows."""
+        return self.table.spec
+
+    @property
+    def protocol(self) -> Protocol:
+        """What was held fixed."""
+        return self.table.protocol
+
+    @property
+    def blocks(self) -> list[tuple[Block, Points]]:
+        """Every block with its rows."""
+        rows = iter(self.rows)
+        return [(block, [next(rows) for _ in block.rows]) for block in self.table.blocks]
+
+    @property
+    def lines(self) -> list[tuple[str, Row]]:
+        """Name of the block, row."""
+        return [(block_name(block), row) for block in self.table.blocks for row in block.rows]
+
+
+@dataclass(frozen=True)
+class Empty:
+    """A table without rows; `problem` says in one line why."""
+
+    spec: TableSpec
+    protocol: Protocol
+    problem: str
+
+
+def domain_name(section: Section, domain: str) -> str:
+    """The heading of its column; held-out source has that of the source."""
+    roles = section.protocol.scored
+    held_out = any(one.domain == domain for one in roles.get("validation", ()))
+    return section.table.headings.get(SOURCE if held_out else domain, domain)
+
+
+def block_name(block: Block) -> str:
+    """What tells a block from the others of its table."""
+    return block.factor or block.placement
+
+
+def sections(profile: str, folders: Sequence[Path], mode: str) -> list[Section | Empty]:
+    """All tables that have the profile, in order of their names.
+
+    A table whose records cannot stand together is there with the reason in their place.
+
+    Raises:
+        UserError: no table has the profile, or it has no such recipe mode.
+    """
+    held: list[Section | Empty] = []
+    for file in sorted(specs.FOLDER.glob("*.yaml")):
+        spec = specs.load_table(file)
+        if profile in spec.protocols:
+            held.append(_section(spec, spec.protocol(profile), folders, mode))
+    if not held:
+        raise UserError(f"--profile {profile}: no table has this profile; `list tables` says which")
+    return held
+
+
+def _section(spec: TableSpec, protocol: Protocol, folders: Sequence[Path], mode: str) -> Section:
+    protocol.changes_for("", mode)
+    try:
+        records = read_records(folders, protocol.name, mode)
+        if not records:
+            return Empty(spec, protocol, "no records yet")
+        places = {record.digest: path for path, record in records.items()}
+        table = build(
+            spec,
+            protocol,
+            [*records.values()],
+            specs.published(spec.published),
+            Request(mode=mode),
+            places=places,
+        )
+    except UserError as error:
+        return Empty(spec, protocol, str(error))
+    rows = json.loads(render(table, "json"))
+    if not any(row["n"] for row in rows):
+        return Empty(spec, protocol, "no records of its rows yet")
+    return Section(table, rows)
+
+
+def differences(section: Section) -> Points:
+    """Avg of every row minus that of every other row as the reference; judged per reference.
+
+    Rows of a table of factors are compared with its reference alone.
+    """
+    points: Points = []
+    for block in section.table.blocks:
+        base = baseline(block)
+        results = {(row.label, base): row.difference for row in block.rows}
+        averages = {label: row[AVERAGE] for label, row in block.values.items() if row[AVERAGE]}
+        for reference in averages if not block.factor else ():
+            if reference != base:
+                pairs = [(label, reference) for label in averages if label != reference]
+                results |= statistics.judge(averages, pairs).differences
+        for (label, reference), result in results.items():
+            if result is not None:
+                point = {"block": block_name(block), "reference": reference, "method": label}
+                numbers = {"mean": result.mean, "low": result.low, "high": result.high}
+                points.append({**point, **numbers, "verdict": verdict(result)})
+    return points
+
+
+def baseline(block: Block) -> str:
+    """The row of a block that differences are taken to; "" where it is not among its rows."""
+    return next((row.label for row in block.rows if row.baseline), "")
+
+
+def seeds(section: Section, places: Mapping[str, str]) -> Points:
+    """Every seed of every row in every column, with what leads to its record."""
+    table, points = section.table, []
+    records = {
+        (block_name(block), row.label, record.seed): record
+        for block in table.blocks
+        for row in block.rows
+        for record in row.records
+    }
+    for block in table.blocks:
+        for label, columns in block.values.items():
+            for key, values in columns.items():
+                for seed, value in values.items():
+                    record = records.get((block_name(block), label, seed))
+                    digest = record.digest if record else ""
+                    commit = record.environment.commit if record else None
+                    points.append(
+                        {
+                            "block": block_name(block),
+                            "method": label,
+                            "column": table.headings[key],
+                            "seed": seed,
+                            "score": round(value, 3),
+                            "record": places.get(digest, str(record.path) if record else ""),
+                            "digest": digest[:12],
+                            "commit": (commit or "")[:12],
+                        }
+                    )
+    return points
+
+
+def source_and_unseen(section: Section) -> Points:
+    """Mean of the held-out source and of the unseen domains, per row."""
+    return [
+        {
+            "block": name,
+            "method": row.label,
+            "source": row.scores[SOURCE].mean,
+            "unseen": row.scores[AVERAGE].mean,
+        }
+        for name, row in section.lines
+        if row.scores.get(SOURCE) and row.scores[AVERAGE]
+    ]
+
+
+_COSTS = {
+    "parameters": lambda row: row.trainable,
+    "seconds per step": lambda row: row.seconds_per_step,
+    "memory in training, GiB": lambda row: _memory(row),
+}
+
+
+def _memory(row: Row) -> float | None:
+    peaks = [record.cost.peak_train_bytes for record in row.records]
+    known = [peak / 2**30 for peak in peaks if peak]
+    return fmean(known) if known else None
+
+
+def costs(section: Section) -> Points:
+    """Avg against what it costs; `frontier`: no cheaper row is as good."""
+    points: Points = []
+    for block, _ in section.blocks:
+        for name, cost in _COSTS.items():
+            own = [
+                {
+                    "block": block_name(block),
+                    "method": row.label,
+                    "cost": name,
+                    "value": cost(row),
+                    "avg": row.scores[AVERAGE].mean,
+                    "low": min(block.values[row.label][AVERAGE].values()),
+                    "high": max(block.values[row.label][AVERAGE].values()),
+                }
+                for row in block.rows
+                if row.scores[AVERAGE] and cost(row) is not None
+            ]
+            for point in own:
+                point["frontier"] = not any(
+                    other["value"] <= point["value"]
+                    and other["avg"] >= point["avg"]
+                    and (other["value"], other["avg"]) != (point["value"], point["avg"])
+                    for other in own
+                )
+            points += own
+    return points
+
+
+def class_names(section: Section, records: Sequence[Record]) -> list[str]:
+    """Names in the order of the metrics per class: the records' own, else the card's."""
+    for record in records:
+        if record.classes:
+            return list(record.classes)
+    kind = "label" if section.protocol.task == "segmentation" else "boxes"
+    return list(load_card(section.protocol.scored_domains[0].card, kind).classes)
+
+
+def _per_class(record: Record, section: Section, metric: str, domain: str) -> list | None:
+    chosen = select(record.evaluations, section.protocol.selection, section.spec.metric)
+    score = chosen.domains.get(domain) if chosen else None
+    values = score.metrics.get(metric) if score else None
+    return values if isinstance(values, list) else None
+
+
+def per_class(section: Section) -> Points:
+    """Percent per class of every row in every domain, and minus the reference row's."""
+    points: Points = []
+    for block, _ in section.blocks:
+        held: dict[tuple[str, str], dict[str, float]] = {}
+        for row in block.rows:
+            done = [record for record in row.records if record.status == "done"]
+            for domain, metric in _listed(done):
+                names = class_names(section, done)
+                scored = [_per_class(record, section, metric, domain) for record in done]
+                means = map(_mean, zip(*(values for values in scored if values), strict=True))
+                held[row.label, domain] = {
+                    name: mean for name, mean in zip(names, means, strict=False) if mean is not None
+                }
+        for (label, domain), own in held.items():
+            base = held.get((baseline(block), domain), {})
+            for name, value in own.items():
+                if name not in base:
+                    continue
+                points.append(
+                    {
+                        "block": block_name(block),
+                        "method": label,
+                        "domain": domain_name(section, domain),
+                        "class": name,
+                        "score": round(value, 1),
+                        "difference": round(value - base[name], 1),
+                    }
+                )
+    return points
+
+
+def _listed(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """Domain and the name of its metric per class, of the last evaluation of the first record."""
+    if not records or not records[0].evaluations:
+        return []
+    return [
+        (domain, metric)
+        for domain, score in records[0].evaluations[-1].domains.items()
+        for metric, value in list(score.metrics.items())
+        if isinstance(value, list)
+    ]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def curves(section: Section, places: Mapping[str, Path]) -> Points:
+    """Loss of one seed over the steps: the means of its log where that is kept, else single steps.
+
+    Scores on the way too, where the protocol evaluates before the end.
+    """
+    points: Points = []
+    for name, row in section.lines:
+        done = [record for record in row.records if record.losses]
+        for record in done[:1]:
+            own = {"block": name, "method": row.label}
+            for iteration, loss in _losses(record, places.get(record.digest)):
+                points.append({**own, "what": "loss", "iteration": iteration, "value": loss})
+            for evaluation in record.evaluations if len(record.evaluations) > 1 else []:
+                for score in evaluation.domains.values():
+                    value = score.metrics.get(section.spec.metric)
+                    if score.role == "validation" and isinstance(value, float):
+                        at = {"iteration": evaluation.iteration, "value": value}
+                        points.append({**own, "what": "score on held-out source", **at})
+    return points
+
+
+def _losses(record: Record, path: Path | None) -> list[tuple[int, float]]:
+    log = path.with_suffix(".log.jsonl") if path else None
+    means: list[tuple[int, float]] = []
+    if log is not None and log.is_file():
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+                means.append((int(entry["iteration"]), round(float(entry["loss"]), 4)))
+            except (ValueError, KeyError, TypeError):
+                continue  # a line of another kind, or the last one of a killed run
+    single = [(point.iteration, point.loss) for point in record.losses if point.loss is not None]
+    return means or [(iteration, round(loss, 4)) for iteration, loss in single]
+
+
+def published_links(table: Table) -> dict[str, tuple[str, str]]:
+    """Footnote letter -> text and address of the paper; "" where its source names none."""
+    links = {}
+    for letter, text in table.footnotes.items():
+        paper = re.search(r"arXiv[ :]*(\d{4}\.\d{4,5}(?:v\d+)?)", text)
+        links[letter] = text, f"https://arxiv.org/abs/{paper[1]}" if paper else ""
+    return links
+
+
+def cards() -> dict[str, str]:
+    """Method -> what it is, in one line."""
+    return dict(LISTS["methods"]())
+
+
+def environments(section: Section) -> list[tuple[str, int]]:
+    """Commit, version and processor of the records, with how many there are of each."""
+    counts: dict[str, int] = {}
+    for _, row in section.lines:
+        for record in row.records:
+            env = record.environment
+            words = [f"commit {(env.commit or 'unknown')[:12]}{' (changed)' if env.dirty else ''}"]
+            words += [env.gpu or env.cpu, f"torch {env.packages.get('torch', '?')}"]
+            words += [env.date] if env.date else []
+            line = ", ".join(words)
+            counts[line] = counts.get(line, 0) + 1
+    return sorted(counts.items(), key=lambda item: -item[1])
