@@ -44,14 +44,22 @@ class Profile:
         protocol: whose backbone, crop and fields of methods.
         blocks: of the backbone; None for all.
         images: of a step; None for the protocol's batch.
+        backbone: timm's name of another one, for square images of `size` pixels and methods with
+            the fields that they have by default.
     """
 
     protocol: str
     blocks: int | None = None
     images: int | None = None
+    backbone: str | None = None
+    size: int = 224
 
 
-PROFILES = {"mini": Profile("mini_gtav"), "paper": Profile("paper_gtav", blocks=1, images=1)}
+PROFILES = {
+    "mini": Profile("mini_gtav"),
+    "paper": Profile("paper_gtav", blocks=1, images=1),
+    "vit-s": Profile("paper_gtav", blocks=4, images=2, backbone="vit_small_patch16_224"),
+}
 
 
 def measure(
@@ -83,22 +91,30 @@ def measure(
     torch.set_num_threads(1)
     profile = PROFILES[name]
     protocol = load_protocol(profile.protocol)
-    methods = _methods(protocol)
+    spec, size, fields = (
+        protocol.backbone,
+        protocol.augment.crop,
+        f"as {_named(protocol)} sets them",
+    )
+    if profile.backbone is not None:
+        spec = Backbone(name=profile.backbone, weights=RANDOM, features=(0,))
+        size, fields = profile.size, "at their defaults"
+    methods = _methods(protocol, defaults=profile.backbone is not None)
     for row in rows:
         if row not in methods:
             raise UserError(f"--methods {row}: no such row{closest(row, methods)}")
     torch.manual_seed(0)
-    plain = _backbone(protocol, profile.blocks).to(device)
-    depth = len(_backbone(protocol, None, "meta").blocks)
+    plain = _backbone(spec, profile.blocks).to(device)
+    depth = len(_backbone(spec, None, "meta").blocks)
     share = depth / len(plain.blocks)
     images = profile.images or protocol.recipe.batch
-    sides = [math.ceil(protocol.augment.crop / side) for side in patch_size(plain)]
+    sides = [math.ceil(size / side) for side in patch_size(plain)]
     tokens = math.prod(sides) + prefix_tokens(plain)
     bench = _Bench(plain, torch.randn(images, tokens, plain.embed_dim, device=device))
     made: dict[str, _Row] = {}
     for row in rows or methods:
         report(f"start-up of {row}")
-        made[row] = _row(row, methods[row], bench, protocol, share)
+        made[row] = _row(row, methods[row], bench, spec, share)
     applied = {key: row for key, row in made.items() if row.vit is not None}
     for number in range(rounds + 1):
         report(f"round {number} of {rounds}")
@@ -106,8 +122,8 @@ def measure(
     costs = [row.cost if row.vit is None else bench.cost(row) for row in made.values()]
     return Costs(
         profile=name,
-        protocol=f"{protocol.name} version {protocol.version}",
-        backbone=f"{protocol.backbone.name}, {depth} blocks of width {plain.embed_dim}",
+        fields=fields,
+        backbone=f"{spec.name}, {depth} blocks of width {plain.embed_dim}",
         images=images,
         tokens=tokens,
         blocks=len(plain.blocks),
@@ -121,9 +137,16 @@ def measure(
     )
 
 
-def _methods(protocol: Protocol) -> dict[str, Method]:
-    """Row -> method with the fields that the protocol sets, on its default placement."""
+def _named(protocol: Protocol) -> str:
+    return f"{protocol.name} version {protocol.version}"
+
+
+def _methods(protocol: Protocol, *, defaults: bool) -> dict[str, Method]:
+    """Row -> method with the fields that the protocol sets, or that it has by default."""
     methods = {row: make_cell(protocol, row, seed=0).make_method() for row in METHODS}
+    if defaults:
+        start = {"start_block": next(iter(methods.values())).start_block}
+        methods = {row: make_method(row, start) for row in METHODS}
     rank = methods[load_table("table4").reference].rank
     start = next(iter(methods.values())).start_block
     for row, text in OUTSIDE.items():
@@ -131,9 +154,8 @@ def _methods(protocol: Protocol) -> dict[str, Method]:
     return methods
 
 
-def _backbone(protocol: Protocol, blocks: int | None, device: str = "cpu") -> nn.Module:
+def _backbone(spec: Backbone, blocks: int | None, device: str = "cpu") -> nn.Module:
     """The backbone with random weights, or the first blocks of it."""
-    spec = protocol.backbone
     args = spec.args if blocks is None else {**spec.args, "depth": blocks}
     with torch.device(device):
         vit = load_backbone(Backbone(name=spec.name, args=args, weights=RANDOM, features=(0,)))
@@ -152,7 +174,7 @@ class _Row:
     folds: list[float] | None = None
 
 
-def _row(row: str, method: Method, bench: "_Bench", protocol: Protocol, share: float) -> _Row:
+def _row(row: str, method: Method, bench: "_Bench", spec: Backbone, share: float) -> _Row:
     try:
         (first, cached), vit = _startup(method, bench.plain)
     except NotApplicable as reason:
@@ -160,7 +182,7 @@ def _row(row: str, method: Method, bench: "_Bench", protocol: Protocol, share: f
     # peft compares values, which the meta device has not; its layers are the same in every block.
     counted, times = vit, share
     if row not in OUTSIDE:
-        counted, times = _backbone(protocol, None, "meta"), 1
+        counted, times = _backbone(spec, None, "meta"), 1
         adapt(method, counted)
     learns = times * sum(p.numel() for p in counted.parameters() if p.requires_grad)
     size = times * sum(t.numel() * t.element_size() for t in adapter_state(counted).values())

@@ -56,7 +56,7 @@ class Costs(Strict):
 
     Attributes:
         profile: its name.
-        protocol: whose backbone and fields of methods, with its version.
+        fields: of the methods, in words: which protocol of which version sets them.
         backbone: in words.
         images, tokens: of one step.
         blocks, depth: how many blocks were measured, of how many; bytes and start-up are scaled up.
@@ -70,7 +70,7 @@ class Costs(Strict):
     """
 
     profile: str
-    protocol: str
+    fields: str
     backbone: str
     images: int
     tokens: int
@@ -142,7 +142,7 @@ def notes(costs: Costs) -> list[str]:
         )
     lines = [
         f"{costs.images} image(s) of {costs.tokens} tokens, float32, all blocks adapted, fields of "
-        f"methods as {costs.protocol} sets them{scaled}",
+        f"methods {costs.fields}{scaled}",
         f"step: forward and backward of the blocks ({costs.unit}, median of {costs.rounds} ratios, "
         "rows in turn) over the floor, the same with a frozen backbone that hands the gradient on "
         f"to its input, {costs.step_seconds:.3g} s; a backbone in which nothing learns needs no "

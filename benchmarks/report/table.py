@@ -334,7 +334,7 @@ def build(
     same = not any("start_block" in fields for fields in own)
     blocks, shown_in = [], _placements(request.placements, protocol, records)
     for name in shown_in:
-        start = protocol.placements[name] if same else None
+        start = protocol.placement(name)["start_block"] if same else None
         here = [r for r in records if r.placement == name and r.seed in seeds]
         there = [r for r in committed if r.placement == name]
         for rule in rules:
@@ -356,7 +356,7 @@ def build(
         spec=spec,
         protocol=protocol,
         seeds=tuple(seeds),
-        others=tuple(sorted({record.placement for record in records} - {*shown_in})),
+        others=tuple(sorted({r.placement for r in records} & {*protocol.placements} - {*shown_in})),
         places=places or {},
     )
 
@@ -632,8 +632,7 @@ def _placements(
     asked: tuple[str, ...] | None, protocol: Protocol, records: Sequence[Record]
 ) -> list[str]:
     for name in asked or ():
-        if name not in protocol.placements:
-            raise UserError(f"no placement {name!r}{closest(name, protocol.placements)}")
+        protocol.placement(name)  # refuses an unknown one
     if asked:
         return list(asked)
     present = {protocol.default_placement, *(record.placement for record in records)}

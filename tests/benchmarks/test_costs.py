@@ -26,11 +26,12 @@ def row(costs: Costs, method: str) -> Cost:
 
 def test_what_rows_cost(costs: Costs) -> None:
     full, freeze, lora, vpt, peft = costs.rows
-    vit = measuring._backbone(measuring.load_protocol("mini_gtav"), None)
+    protocol = measuring.load_protocol("mini_gtav")
+    vit = measuring._backbone(protocol.backbone, None)
     assert full.trainable == sum(p.numel() for p in vit.parameters())
     assert full.adapter_bytes == 4 * full.trainable
     assert (freeze.trainable, freeze.kept_bytes, freeze.adapter_bytes) == (0, 0, 0)
-    rank = measuring._methods(measuring.load_protocol("mini_gtav"))["lora"].rank
+    rank = measuring._methods(protocol, defaults=False)["lora"].rank
     sides = 18 * vit.embed_dim  # four linears d x d and two 4 d x d, both of their sides
     assert lora.trainable == peft.trainable == rank * sides * len(vit.blocks)
     assert lora.adapter_bytes == peft.adapter_bytes == 4 * lora.trainable

@@ -131,6 +131,16 @@ def test_other_tables_do_not_show_them(tmp_path: Path, monkeypatch: pytest.Monke
     assert labels == ["full", "freeze", "lora", "soma", "lora+12345678"]
 
 
+def test_a_placement_that_every_protocol_knows_is_shown_where_it_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    spec = factors(tmp_path)
+    assert not build(tmp_path, records(spec)).others
+    table = build(tmp_path, records(spec), placements=("last-third",))
+    assert [block.start for block in table.blocks] == [2 / 3]
+    assert next(row.n for row in table.blocks[0].rows if row.label == "lora") == 3
+
+
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
