@@ -227,7 +227,7 @@ def _machines(records: Sequence[Record]) -> list[str]:
     line = f"records made on {' and '.join(machines)}, at commit {', '.join(commits)}"
     dirty = sum(bool(e.dirty) for e in done)
     line += f", {dirty} of {len(done)} with uncommitted changes" if dirty else ""
-    return [line, *_packages(done)]
+    return [line, *_packages(done), *_kernels(done)]
 
 
 def _packages(made: Sequence[Environment]) -> list[str]:
@@ -239,3 +239,16 @@ def _packages(made: Sequence[Environment]) -> list[str]:
             counts = " and ".join(f"{version} ({count})" for version, count in versions.items())
             parts.append(f"{package} {counts}")
     return [f"packages differ between records: {'; '.join(parts)}"] if parts else []
+
+
+def _kernels(made: Sequence[Environment]) -> list[str]:
+    """Instruction sets of records from CPUs, where they differ: digits do then, a little."""
+    sets = Counter(
+        ", ".join(f"{name} {value}" for name, value in environment.instruction_set.items())
+        for environment in made
+        if environment.gpu is None
+    )
+    if len(sets) < 2:
+        return []
+    counts = " and ".join(f"{words or 'not recorded'} ({count})" for words, count in sets.items())
+    return [f"instruction sets differ between records: {counts}"]

@@ -278,6 +278,26 @@ def test_packages_that_differ_between_records_are_named(tmp_path: Path) -> None:
     assert not [line for line in build(tmp_path).notes if "packages differ" in line]
 
 
+def test_instruction_sets_that_differ_between_records_of_cpus_are_named(tmp_path: Path) -> None:
+    records = [
+        record.model_copy(
+            update={"environment": record.environment.model_copy(update={"gpu": None} | made)}
+        )
+        for record, made in zip(
+            toy_records(),
+            [
+                {"instruction_set": {"torch": "AVX2", "MKL_CBWR": "AVX2"}},
+                {"instruction_set": {"torch": "AVX512"}, "gpu": "a GPU"},
+                *[{}] * (len(toy_records()) - 2),
+            ],
+            strict=True,
+        )
+    ]
+    (line,) = [line for line in build(tmp_path, records).notes if "instruction sets" in line]
+    assert line.endswith("between records: torch AVX2, MKL_CBWR AVX2 (1) and not recorded (9)")
+    assert not [line for line in build(tmp_path).notes if "instruction sets" in line]
+
+
 def test_pairs_say_who_differs_from_whom(tmp_path: Path) -> None:
     table = build(tmp_path, pairs=True)
     lines = [line for line in render(table, "md").splitlines() if line.startswith("| lora ")]
