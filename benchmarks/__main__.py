@@ -71,7 +71,7 @@ COMMANDS = {
         "download": (download, "--dataset cityscapes --root /data"),
         "import": (import_, "soma.pth --protocol soma_gtav --data-root /data"),
         "export": (export, "results/runs/mini_gtav/all/soma/seed0.json adapter --to peft"),
-        "pictures": (pictures, "results/runs/mini_sdgod/all/soma/seed0.json --out pictures"),
+        "pictures": (pictures, "soma/seed0.json full/seed0.json --out pictures"),
     },
 }
 

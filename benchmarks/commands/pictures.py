@@ -1,4 +1,4 @@
-"""The command `pictures`: what a detector found, beside what is there."""
+"""The command `pictures`: what records predicted, beside what is there."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,18 +13,27 @@ from benchmarks.tasks import load_protocol
 
 
 def pictures(
-    record: Annotated[Path, typer.Argument(help="A detection record (.json).")],
+    records: Annotated[list[Path], typer.Argument(help="Records (.json) of one protocol.")],
     out: Annotated[Path | None, typer.Option(help="Default: RECORD without its .json.")] = None,
-    images: Annotated[int, typer.Option(min=1, help="How many of each domain.")] = 8,
+    images: Annotated[int, typer.Option(min=1, help="Of each domain (segmentation: up to 4).")] = 8,
     data_root: DataRoot = None,
 ) -> None:
-    """Draw what RECORD found beside what is there: one contact sheet per domain."""
-    from benchmarks.detection.pictures import write_sheets
-
-    protocol = Record.load(record).protocol
+    """Draw what records predicted beside what is there: a picture per domain, no model is run."""
+    loaded = {path: Record.load(path) for path in records}
+    first, record = next(iter(loaded.items()))
+    for path, other in loaded.items():
+        if other.protocol != record.protocol:
+            raise UserError(f"{path}: of {other.protocol}, {first} of {record.protocol}")
+        if other.status != "done":
+            raise UserError(f"{path}: no predictions, its cell is {other.status}; run it again")
+    protocol = load_protocol(record.protocol)
     try:
-        data_root = data_root or arguments.data_root(load_protocol(protocol), None)
+        data_root = data_root or arguments.data_root(protocol, None)
     except UserError as error:
         raise UserError(f"{error}; say where the data are with --data-root") from None
-    for file in write_sheets(record, data_root, out or record.with_suffix(""), images):
+    if protocol.task == "segmentation":
+        from benchmarks.segmentation.pictures import write_strips as write
+    else:
+        from benchmarks.detection.pictures import write_sheets as write
+    for file in write(loaded, data_root, out or first.with_suffix(""), images):
         print(file)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,23 +43,27 @@ class Sample:
         image: RGB uint8 (H, W, 3), at the size of the file.
         objects: boxes in pixels of the file.
         detections: boxes in pixels of the file.
+        others: name and detections of further records, drawn on the right of these.
     """
 
     name: str
     image: np.ndarray
     objects: Objects
     detections: Detections
+    others: tuple[tuple[str, Detections], ...] = ()
 
 
-def write_sheets(path: Path, data_root: Path, out: Path, images: int) -> Iterator[Path]:
-    """Write `predictions_<domain>.png` for every scored domain of a record; no model is run.
+def write_sheets(
+    records: Mapping[Path, Record], data_root: Path, out: Path, images: int
+) -> Iterator[Path]:
+    """Write `predictions_<domain>.png` for every scored domain of some records; no model is run.
 
     Nobody picks the images: they are evenly spaced over the domain's list, which is in name order,
     the first and the last among them. Boxes are those of the last iteration, kept beside the record
     as `<record>.<domain>.json.gz`.
 
     Args:
-        path: of the record.
+        records: path -> record, in the order of the columns.
         data_root: folder of the data sets.
         out: folder of the pictures.
         images: how many of each domain, from 1 on; all where it has fewer.
@@ -68,30 +72,37 @@ def write_sheets(path: Path, data_root: Path, out: Path, images: int) -> Iterato
         Each file, as it is written.
 
     Raises:
-        UserError: no finished detection record, other data than its own, or a file of predictions
-            or of data that cannot be read.
+        UserError: no finished detection records of the same data, other data than theirs, or a file
+            of predictions or of data that cannot be read.
     """
-    record = Record.load(path)
-    engine, domains = _scored(record, path)
+    record = next(iter(records.values()))
+    scored = [_scored(other, place) for place, other in records.items()]
+    engine, domains = scored[0]
     for domain in domains:
         card, name = load_card(domain.card, "boxes"), domain.domain
         now = card.fingerprint(data_root, domain.split, exclude=domain.exclude)
-        if now != record.data.get(name):
-            raise UserError(
-                f"{data_root}: {name} is not the one that {path} was scored on; give the folder of "
-                "that one with --data-root, or run the cell again"
-            )
+        for place, other in records.items():
+            if now != other.data.get(name):
+                raise UserError(
+                    f"{data_root}: {name} is not the one that {place} was scored on; give the "
+                    "folder of that one with --data-root, or run the cell again"
+                )
         pairs = evaluation_pairs(domain, data_root)
-        file = path.with_suffix(f".{name}.json.gz")
-        detections = predictions.read(file, [pair.name for pair in pairs], len(card.classes))
-        samples = _evenly_spaced(pairs, detections, card, images)
+        names = [pair.name for pair in pairs]
+        by_record = {
+            f"{other.label} seed {other.seed}": predictions.read(
+                place.with_suffix(f".{name}.json.gz"), names, len(card.classes)
+            )
+            for place, other in records.items()
+        }
+        samples = _evenly_spaced(pairs, by_record, card, images)
         title = (
             f"{name}: {record.label} seed {record.seed} ({record.placement}), {record.protocol} "
             f"version {record.protocol_version}, engine {engine}, "
             f"{len(samples)} of {len(pairs)} images"
         )
         sheet = out / f"predictions_{name}.png"
-        contact_sheet(sheet, title, samples, card.classes)
+        contact_sheet(sheet, title, samples, card.classes, columns=2 if len(records) == 1 else 1)
         yield sheet
 
 
@@ -118,10 +129,17 @@ def _scored(record: Record, path: Path) -> tuple[str, list[Domain]]:
 
 
 def _evenly_spaced(
-    pairs: Sequence[Pair], detections: Sequence[Detections], card: Card, count: int
+    pairs: Sequence[Pair], by_record: Mapping[str, Sequence[Detections]], card: Card, count: int
 ) -> list[Sample]:
+    first, *others = by_record.values()
+    names = list(by_record)[1:]
     return [
-        Sample(pairs[place].name, *read_pair(pairs[place], card), detections[place])
+        Sample(
+            pairs[place].name,
+            *read_pair(pairs[place], card),
+            first[place],
+            tuple((name, own[place]) for name, own in zip(names, others, strict=True)),
+        )
         for place in evenly_spaced(len(pairs), count)
     ]
 
@@ -129,7 +147,7 @@ def _evenly_spaced(
 def contact_sheet(
     path: Path,
     title: str,
-    samples: Iterable[Sample],
+    samples: Sequence[Sample],
     classes: Sequence[str],
     min_score: float = 0.5,
     columns: int = 2,
@@ -159,7 +177,8 @@ def contact_sheet(
     tiles += [blank] * (-len(tiles) % min(columns, len(tiles)))
     step = min(columns, len(tiles))
     rows = [np.hstack(tiles[place : place + step]) for place in range(0, len(tiles), step)]
-    sheet = np.vstack([_header(title, classes, min_score, rows[0].shape[1]), *rows])
+    others = [name for name, _ in samples[0].others]
+    sheet = np.vstack([_header(title, classes, min_score, rows[0].shape[1], others), *rows])
     done, png = cv2.imencode(
         ".png", np.ascontiguousarray(sheet[:, :, ::-1]), [cv2.IMWRITE_PNG_COMPRESSION, 9]
     )
@@ -169,26 +188,30 @@ def contact_sheet(
 
 
 def _pair(sample: Sample, classes: Sequence[str], min_score: float, width: int) -> np.ndarray:
-    """Ground truth and prediction beside each other below the name."""
+    """Ground truth and predictions beside each other below the name."""
     scale = width / sample.image.shape[1]
     size = width, max(round(sample.image.shape[0] * scale), 1)
     # Enlarged pixels stay pixels: what the detector saw, and a PNG of half the size.
     image = cv2.resize(
         sample.image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
     )
-    objects, detections = sample.objects, sample.detections
-    left, right = image.copy(), image.copy()
+    objects, left = sample.objects, image.copy()
     for box, label, difficult in zip(objects.boxes, objects.labels, objects.difficult, strict=True):
         name = f"({classes[label]})" if difficult else classes[label]
         _draw(left, box * scale, COLOURS[label % len(COLOURS)], name, 1 if difficult else 2)
-    shown = np.flatnonzero(detections.scores >= min_score)
-    for place in shown[np.argsort(detections.scores[shown], kind="stable")]:  # the surest on top
-        box, label, score = (
-            part[place] for part in (detections.boxes, detections.labels, detections.scores)
-        )
-        colour = COLOURS[label % len(COLOURS)]
-        _draw(right, box * scale, colour, f"{classes[label]} {100 * score:.0f}", 2)
-    pictures = np.hstack([_padded(left, size[1], width + 2), right])
+    columns = [left]
+    for detections in (sample.detections, *(own for _, own in sample.others)):
+        right = image.copy()
+        shown = np.flatnonzero(detections.scores >= min_score)
+        for place in shown[np.argsort(detections.scores[shown], kind="stable")]:  # surest on top
+            box, label, score = (
+                part[place] for part in (detections.boxes, detections.labels, detections.scores)
+            )
+            colour = COLOURS[label % len(COLOURS)]
+            _draw(right, box * scale, colour, f"{classes[label]} {100 * score:.0f}", 2)
+        columns.append(right)
+    parted = [_padded(column, size[1], width + 2) for column in columns[:-1]]
+    pictures = np.hstack([*parted, columns[-1]])
     tile = _padded(pictures, size[1] + GAP, pictures.shape[1] + GAP)
     return np.vstack([label_line(sample.name, tile.shape[1]), tile])
 
@@ -207,10 +230,13 @@ def _draw(
     cv2.putText(image, text, (left + 1, base), FONT, 0.35, ink, 1, cv2.LINE_AA)
 
 
-def _header(title: str, classes: Sequence[str], min_score: float, width: int) -> np.ndarray:
+def _header(
+    title: str, classes: Sequence[str], min_score: float, width: int, others: Sequence[str]
+) -> np.ndarray:
     """Title, what is shown, and the colours of the classes, on as many lines as it takes."""
     what = f"left: ground truth, (difficult) thin; right: predictions of score >= {min_score:g}"
     words = [(title, INK), (what, INK)]
+    words += [("then: " + ", ".join(others), INK)] if others else []
     words += [(name, COLOURS[label % len(COLOURS)]) for label, name in enumerate(classes)]
     return header(words, width)
 
