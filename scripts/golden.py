@@ -70,13 +70,17 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Vendor, family and model: names such as "AMD EPYC" span several of them."""
+    """Vendor, family and model (names such as "AMD EPYC" span several), and what a host may hide.
+
+    MKL looks for AVX-512 where it does not know MKL_CBWR's value; oneDNN's blocks depend on caches.
+    """
     info = Path("/proc/cpuinfo")
     if not info.is_file():
         return platform.processor()
     pairs = [line.split(":", 1) for line in info.read_text().splitlines() if ":" in line]
     first = {key.strip(): value.strip() for key, value in reversed(pairs)}
-    return " ".join(first.get(key, "?") for key in ("vendor_id", "cpu family", "model"))
+    words = [first.get(key, "?") for key in ("vendor_id", "cpu family", "model", "cache size")]
+    return " ".join([*words, *{"avx512f"}.intersection(first.get("flags", "").split())])
 
 
 def differences(here: dict[str, Any], golden: dict[str, Any]) -> list[str]:
