@@ -12,6 +12,8 @@ from soma.backbone import patch_size, prefix_tokens
 
 _CARRIED = "vpt_prompts"
 
+_FIXED_BIASES = ("relative_position_bias_table", "rel_pos", "shared_rel_pos")
+
 
 class Prompts(nn.Module):
     """Prompt tokens of one block, put in before it and taken out after it.
@@ -91,14 +93,16 @@ class VPT(Method):
         """Register tokens and hooks on the blocks from `start_block` on.
 
         Raises:
-            NotApplicable: attention counts on the tokens that the backbone was built for (BEiT).
+            NotApplicable: blocks count on the tokens that the backbone was built for (BEiT, XCiT).
         """
         start, prefix = self.first_block(vit), prefix_tokens(vit)
         for name, module in vit.named_modules():
-            if getattr(module, "relative_position_bias_table", None) is not None:
+            if any(getattr(module, part, None) is not None for part in _FIXED_BIASES):
                 raise NotApplicable(
                     f"{name} has a position bias for each pair of tokens, and none for prompts"
                 )
+            if hasattr(module, "local_mp"):
+                raise NotApplicable(f"{name} convolves its tokens as an image, without prompts")
         for block in vit.blocks[start:]:
             first, last = block is vit.blocks[start], block is vit.blocks[-1]
             prompts = Prompts(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from soma.adopt import low_rank_layer
-from soma.backbone import SplitQKV, linear_of, merge_qkv, replace_module
+from soma.backbone import SplitQKV, linear_of, merge_qkv, patch_size, replace_module
 from soma.checkpoint import write_tensors, write_whole
 from soma.low_rank import NORM_FLOOR, LowRankLinear
 from soma.method import Method
@@ -218,18 +218,26 @@ def _require_same_output(
         layer = _as_in_peft(other.get_submodule(target), target, config, tensors)
         layer.register_forward_hook(lambda *_, target=target: run.add(target))
         replace_module(other, target, layer)
-    embed = vit.patch_embed
-    size = embed.img_size
-    if getattr(vit, "dynamic_img_size", False):
-        size = [4 * patch for patch in embed.patch_size]
-    shape = 1, embed.proj.in_channels, *size
-    image = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(embed.proj.weight)
+    image = _noise(vit)
     expected, features = vit.forward_features(image), other.forward_features(image)
     if idle := sorted(set(config["target_modules"]) - run):
         raise NotExportable(f"the backbone reads the weight of {idle[0]} past peft's layer")
     error = (features - expected).abs().max() / expected.abs().max()
     if not error <= OUTPUT:
         raise NotExportable(f"with peft's layers the output would differ by {error:.1e}")
+
+
+def _noise(vit: nn.Module) -> Tensor:
+    """An image (1, channels, height, width) that the backbone takes, of four patches a side."""
+    embed = getattr(vit, "patch_embed", vit)
+    size = getattr(embed, "img_size", None) or vit.pretrained_cfg["input_size"][1:]
+    if getattr(vit, "dynamic_img_size", False):
+        size = [4 * patch for patch in patch_size(vit)]
+    first = next((m for m in embed.modules() if isinstance(m, nn.Conv2d)), None)
+    channels = first.in_channels if first else vit.pretrained_cfg["input_size"][0]
+    shape = channels, *((size, size) if isinstance(size, int) else size)
+    image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    return image.to(next(vit.parameters()))
 
 
 def _as_in_peft(

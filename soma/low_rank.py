@@ -221,8 +221,14 @@ class LowRank(Targeted):
         return None
 
     def layer(self, linear: nn.Linear, *, empty: bool = False) -> LowRankLinear:
-        """The low-rank layer that takes the place of `linear`; with zero factors if `empty`."""
+        """The low-rank layer that takes the place of `linear`; with zero factors if `empty`.
+
+        Raises:
+            ValueError: the rank is too large.
+        """
         weight = linear.weight.detach()
+        if self.rank > min(weight.shape):
+            raise ValueError(f"rank {self.rank}: the weight has rank {min(weight.shape)} at most")
         a, b = _zero_factors(weight, self.rank) if empty else self.factors(weight)
         norm = {"magnitude": self.magnitude, "detach_norm": self.detach_norm}
         start = {"scale": self.scale, "subtract": self.subtract, "frozen": self.frozen}

@@ -197,7 +197,7 @@ def test_recyclelora_skips_blocks_or_as_released(small_vit) -> None:
 def test_recyclelora_checks_its_fields(fields: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(fields))):
         METHODS["recyclelora"](**fields)
-    with pytest.raises(ValueError, match="3 directions"):
+    with pytest.raises(ValueError, match="rank 4: the weight has"):
         adapted("recyclelora", rank=4, sub_rank=1)
 
 
@@ -243,3 +243,11 @@ def test_a_reload_decomposes_nothing(
     load_adapter(method, fresh, tmp_path / "adapter.safetensors")
     with torch.no_grad():
         assert torch.equal(fresh(images), vit(images))
+
+
+def test_a_rank_beyond_that_of_the_weight_is_refused(small_vit) -> None:
+    vit = small_vit()
+    before = {name: value.clone() for name, value in vit.state_dict().items()}
+    with pytest.raises(ValueError, match="rank 100000: the weight has rank 32 at most"):
+        adapt(METHODS["lora"](rank=100_000), vit)
+    assert all(torch.equal(value, before[name]) for name, value in vit.state_dict().items())

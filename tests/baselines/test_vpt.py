@@ -114,3 +114,20 @@ def test_relative_position_biases_are_refused(shared: bool) -> None:
     with pytest.raises(NotApplicable, match="a position bias for each pair of tokens"):
         adapt(VPT(prompts=2), vit)
     assert str(vit) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("vit_relpos_small_patch16_224", "a position bias for each pair of tokens"),
+        ("vit_srelpos_small_patch16_224", "a position bias for each pair of tokens"),
+        ("xcit_tiny_12_p16_224", "convolves its tokens as an image"),
+    ],
+)
+def test_blocks_that_count_their_tokens_are_refused(name: str, words: str) -> None:
+    sizes = {"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 0}
+    vit = timm.create_model(name, **sizes)
+    before = str(vit)
+    with pytest.raises(NotApplicable, match=words):
+        adapt(VPT(prompts=2), vit)
+    assert str(vit) == before

@@ -210,6 +210,23 @@ def test_every_family_is_exported_right_or_refused(name, targets, images, tmp_pa
     assert (output(build(False), images) - expected).abs().max() > 1e-2
 
 
+def test_an_embedding_of_patches_may_be_of_several_layers(tmp_path: Path) -> None:
+    def build(split: bool) -> nn.Module:
+        torch.manual_seed(0)
+        sizes = {"embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 0}
+        vit = timm.create_model("xcit_tiny_12_p16_224", **sizes).eval()
+        if split:
+            split_qkv(vit)
+        return vit
+
+    _, vit, plain = trained(METHODS["soma"](rank=3), build(True))
+    export_peft(vit, plain, tmp_path / "peft")
+    model = peft.PeftModel.from_pretrained(build(False), str(tmp_path / "peft")).eval()
+    images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(5))
+    expected = output(vit, images)
+    assert (output(model.base_model.model, images) - expected).abs().max() <= 1e-4
+
+
 OWN = '''
 from dataclasses import dataclass
 from typing import ClassVar
