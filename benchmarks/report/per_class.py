@@ -52,14 +52,27 @@ class ClassRow:
     scores: tuple[Summary | None, ...]
 
 
-def rows(table: Table, block: Block, domain: str) -> tuple[list[str], list[ClassRow]]:
-    """Names of the classes and rows of a block, on one domain, the reference row first.
+def blocks(table: Table, domain: str) -> list[tuple[Block, list[str], list[ClassRow]]]:
+    """The blocks of a table with names of the classes and rows, the reference row first.
+
+    Blocks without such scores, as those of released weights, are left out.
 
     Raises:
         UserError: no record scores this domain, or none per class.
     """
+    known: dict[str, None] = {}
+    made = [(block, *_rows(table, block, domain, known)) for block in table.blocks]
+    held = [(block, names, rows) for block, names, rows in made if any(row.n for row in rows)]
+    if not held:
+        raise UserError(f"{table.name}: no scores per class of {domain!r}{closest(domain, known)}")
+    return held
+
+
+def _rows(
+    table: Table, block: Block, domain: str, known: dict[str, None]
+) -> tuple[list[str], list[ClassRow]]:
     names: tuple[str, ...] = ()
-    made, known = [], {}
+    made = []
     for row in sorted(block.rows, key=lambda row: not row.baseline):
         seeds = _of_seeds(table, block, row, domain, known)
         done = [record for record in row.records if record.status == "done"]
@@ -67,8 +80,6 @@ def rows(table: Table, block: Block, domain: str) -> tuple[list[str], list[Class
         columns = zip(*seeds, strict=True) if seeds else [()] * (len(names) + 1)
         kept = [summarise([v for v in column if v is not None]) for column in columns]
         made.append(ClassRow(row.label, len(seeds), tuple(kept)))
-    if not any(row.n for row in made):
-        raise UserError(f"{table.name}: no scores per class of {domain!r}{closest(domain, known)}")
     return [*names, MEAN], made
 
 
@@ -102,11 +113,10 @@ def render(table: Table, domain: str, form: str) -> str:
     if form in ("csv", "json"):
         return _flat(table, domain, form)
     parts = []
-    for block in table.blocks:
+    for block, names, made in blocks(table, domain):
         where = f"factor {block.factor}" if block.factor else f"placement {block.placement}"
         metric = "IoU" if table.spec.metric == "mIoU" else table.spec.metric
         parts.append(f"{domain}: {metric} per class in %, {where}, selection {block.selection}")
-        names, made = rows(table, block, domain)
         columns = [["class", *names], *([row.label, *map(_number, row.scores)] for row in made)]
         if form == "md":
             body = [list(cells) for cells in zip(*columns, strict=True)]
@@ -144,8 +154,7 @@ def _flat(table: Table, domain: str, form: str) -> str:
             "mean": score.mean if score else None,
             "sd": score.sd if score else None,
         }
-        for block in table.blocks
-        for names, made in [rows(table, block, domain)]
+        for block, names, made in blocks(table, domain)
         for row in made
         for name, score in zip(names, row.scores, strict=True)
     ]

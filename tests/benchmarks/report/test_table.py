@@ -23,6 +23,7 @@ from toy_records import (
 
 from benchmarks.errors import UserError
 from benchmarks.record import Record, load_kept
+from benchmarks.report import per_class
 from benchmarks.report.formats import render
 from benchmarks.report.notes import notes
 from benchmarks.report.records import load_records, read_imported
@@ -335,6 +336,8 @@ def test_released_weights_are_a_row_of_their_own_outside_of_all_differences(tmp_
         text = render(ordered(made, "avg"), form)
         assert "soma_best" in text or "soma\\_best" in text, form
         assert "chosen by the authors on the targets" in text, form
+    (block,) = per_class.blocks(made, "cityscapes")  # what has no scores per class is left out
+    assert block[0] == made.blocks[0]
     assert with_released(plain, [record], ("lora",)) == plain
     twice = with_released(plain, [record, toy_import(sha256="6" * 64)], ()).blocks[-1].rows
     assert [row.label for row in twice] == ["soma_best 55555555", "soma_best 66666666"]
