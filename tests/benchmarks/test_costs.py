@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from benchmarks import costs as measuring
 from benchmarks.__main__ import main
@@ -11,6 +12,7 @@ from benchmarks.report.costs import Cost, Costs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+KEPT = ROOT / "results" / "costs"
 ROWS = ("full", "freeze", "lora", "vpt", "hf:LoRA")
 
 
@@ -91,3 +93,42 @@ def test_what_cannot_be_is_one_line(
     error = capsys.readouterr().err
     assert expected in error
     assert error.count("\n") == 1
+
+
+# Of the definitions and of published tables, all blocks of ViT-L adapted.
+ON_VIT_L = {
+    "freeze": 0,
+    "bitfit": 272_384,
+    "lora": 7_077_888,
+    "hf:LoRA": 7_077_888,
+    "pissa": 7_077_888,
+    "milora": 7_077_888,
+    "mica": 3_538_944,
+    "dora": 7_299_072,
+    "hf:DoRA": 7_299_072,
+    "dude": 7_299_072,
+    "soma": 7_299_072,
+    "edora": 368_640,
+    "svf": 147_456,
+    "vpt": 3_686_400,
+    "adaptformer": 3_171_840,
+    "rein": 2_530_817,
+    "recyclelora": 15_925_248,
+    "full": 304_198_656,
+}
+
+
+@pytest.mark.parametrize("profile", ["mini", "paper"])
+def test_committed_costs(profile: str) -> None:
+    costs = report.load(KEPT, profile)
+    assert costs.environment.dirty is False
+    assert [row.method for row in costs.rows] == [*measuring.METHODS, *measuring.OUTSIDE]
+    for form in report.FORMATS[1:]:
+        assert (KEPT / f"table5.{profile}.{form}").read_text() == report.render(costs, form)
+    full = row(costs, "full")
+    for method, share in (("lora", 0.75), ("soma", 0.75), ("dora", 0.8)):
+        assert row(costs, method).kept_bytes <= share * full.kept_bytes
+    if profile == "paper":
+        assert costs.tokens == 1025
+        counts = {row.method: row.trainable for row in costs.rows}
+        assert {method: counts[method] for method in ON_VIT_L} == ON_VIT_L
