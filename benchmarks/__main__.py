@@ -28,6 +28,7 @@ from typer.main import get_command
 
 from benchmarks import __version__
 from benchmarks.commands import bench, mini
+from benchmarks.commands.accept import accept
 from benchmarks.commands.check import check
 from benchmarks.commands.collect import collect
 from benchmarks.commands.compare import compare
@@ -64,6 +65,7 @@ COMMANDS = {
         "tune": (tune, "mini_gtav --methods lora --rates 1e-3,3e-3 --decays 0.05"),
     },
     "Check": {
+        "accept": (accept, "path/to/submission"),
         "check": (check, "path/to/my_method.py:MyMethod"),
         "verify": (verify, "cityscapes --root /data"),
     },

@@ -107,6 +107,11 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return done.stdout.strip()
 
 
+def knows_commit(folder: Path, commit: str) -> bool:
+    """Whether the git checkout at `folder` holds a commit."""
+    return _git(folder, "cat-file", "-e", f"{commit}^{{commit}}") is not None
+
+
 def _version(package: str) -> str | None:
     """Its version, and the commit where it was installed from a repository."""
     try:

@@ -20,6 +20,7 @@ from benchmarks.commands.arguments import (
     Seeds,
     Settings,
 )
+from benchmarks.commands.report import PAGE
 from benchmarks.commands.table import Format, Notes, Write, check_format, written
 from benchmarks.report.spec import load_table
 
@@ -88,5 +89,19 @@ def compare(
             built, WHOLE, write, ["compare", cells[0].label, spec.name, profile, *choices]
         )
         console.say(line)
+    console.say(f"On one page with the baselines: {_report(profile, mode, against, out)}")
     if any(record.status == "failed" for record in mine):
         raise typer.Exit(1)
+
+
+def _report(profile: str, mode: str, against: Path, out: Path) -> str:
+    """The command that writes the page, and where."""
+    choices = "" if mode == "controlled" else f" --recipe {mode}"
+    folders = " ".join(f"--records {folder}" for folder in dict.fromkeys((_near(against), out)))
+    return f"python -m benchmarks report --profile {profile}{choices} {folders}  ->  {PAGE}"
+
+
+def _near(folder: Path) -> Path:
+    """The folder as a path from here, where it lies below."""
+    here = Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
