@@ -1,8 +1,9 @@
 """Summaries of trials: what `tune` tried for each method, and what an equal budget then chooses.
 
-A summary is a csv with one row per trial: method (its label); backbone_lr, empty where nothing of
-the backbone learns; weight_decay; the score on held-out source data in percent, under the metric's
-name in lower case, empty where the run gave none; chosen, 1 or 0; protocol, version, domain, seed.
+A summary is a csv with one row per run, of which a trial has one per seed: method (its label);
+backbone_lr, empty where nothing of the backbone learns; weight_decay; the score on held-out source
+data in percent, under the metric's name in lower case, empty where the run gave none; chosen, 1 or
+0; protocol, version, domain, seed.
 """
 
 import csv
@@ -22,7 +23,7 @@ from benchmarks.yaml_files import problem
 
 
 class Trial(BaseModel):
-    """One row of a summary; `score` is in percent."""
+    """One row of a summary, a run of a trial; `score` is in percent."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -36,6 +37,11 @@ class Trial(BaseModel):
     domain: str
     seed: int
 
+    @property
+    def setting(self) -> tuple[str, float | None, float]:
+        """What the runs of one trial share."""
+        return self.method, self.backbone_lr, self.weight_decay
+
     def row(self, metric: str) -> dict[str, Any]:
         """As it stands in a summary, column -> value."""
         values = self.model_dump() | {"chosen": int(self.chosen)}
@@ -46,10 +52,10 @@ class Budget(BaseModel):
     """The trials behind the recipe of a cell.
 
     Attributes:
-        trials: their number.
+        trials: their number; each is a run per seed.
         backbone_lr, weight_decay: the grid, ascending.
         chosen: recipe field -> value.
-        domain, metric, seed: what they were scored on, by what, and their seed.
+        domain, metric, seeds: what they were scored on, by what, and with which seeds.
         sha256: of the method's lines in the summary, each with its line end.
     """
 
@@ -61,30 +67,39 @@ class Budget(BaseModel):
     chosen: dict[str, float]
     domain: str
     metric: str
-    seed: int
+    seeds: tuple[int, ...]
     sha256: str
 
     def __str__(self) -> str:
         """Words for the note under a table."""
         grid = (("backbone_lr", self.backbone_lr), ("weight_decay", self.weight_decay))
         words = [f"{name} {', '.join(f'{v:g}' for v in values)}" for name, values in grid if values]
+        seeds = ", ".join(map(str, self.seeds))
         return (
             f"{self.trials} trial{'s' * (self.trials > 1)} per method ({' x '.join(words)}) by "
-            f"{self.metric} on {self.domain}, seed {self.seed}"
+            f"{'mean ' * (len(self.seeds) > 1)}{self.metric} on {self.domain}, "
+            f"seed{'s' * (len(self.seeds) > 1)} {seeds}"
         )
 
 
 def choose(trials: Iterable[Trial]) -> list[Trial]:
-    """The trials with the best of each method marked: the first of equals, none without a score."""
-    every = [trial.model_copy(update={"chosen": False}) for trial in trials]
-    best: dict[str, int] = {}
-    for place, trial in enumerate(every):
-        rival = every[best[trial.method]].score if trial.method in best else None
-        if trial.score is not None and (rival is None or trial.score > rival):
-            best[trial.method] = place
+    """The runs with those of each method's best trial marked.
+
+    That is the one with the highest mean over its seeds: the first of equals, and none in which a
+    run gave no score.
+    """
+    every = list(trials)
+    scores: dict[tuple, list[float | None]] = {}
+    for trial in every:
+        scores.setdefault(trial.setting, []).append(trial.score)
+    best: dict[str, tuple] = {}
+    means = {setting: sum(runs) / len(runs) for setting, runs in scores.items() if None not in runs}
+    for setting, mean in means.items():
+        if setting[0] not in best or mean > means[best[setting[0]]]:
+            best[setting[0]] = setting
     return [
-        trial.model_copy(update={"chosen": best.get(trial.method) == place})
-        for place, trial in enumerate(every)
+        trial.model_copy(update={"chosen": best.get(trial.method) == trial.setting})
+        for trial in every
     ]
 
 
@@ -154,22 +169,22 @@ def budget_of(protocol: Protocol, method: str, mode: str, seed: int) -> Budget |
             f"{path}: {label} was tuned under {best.protocol} version {best.version}, not under "
             f"{protocol.name} version {protocol.version}; again: {remedy}"
         )
-    if seed == best.seed:
+    if seed in {trial.seed for trial in own}:
         raise UserError(
-            f"{label}: seed {seed} is that of its trials, which favours what they chose; take "
+            f"{label}: seed {seed} is one of its trials', which favours what they chose; take "
             "another seed"
         )
     _check_equal(path, trials, own)
     mine = [line for trial, line in zip(trials, lines, strict=True) if trial.method == label]
     values = {"backbone_lr": best.backbone_lr, "weight_decay": best.weight_decay}
     return Budget(
-        trials=len(own),
+        trials=len({trial.setting for trial in own}),
         backbone_lr=tuple(sorted({trial.backbone_lr for trial in own} - {None})),
         weight_decay=tuple(sorted({trial.weight_decay for trial in own})),
         chosen={key: value for key, value in values.items() if value is not None},
         domain=best.domain,
         metric=protocol.metric,
-        seed=best.seed,
+        seeds=tuple(sorted({trial.seed for trial in own})),
         sha256=hashlib.sha256("".join(f"{line}\n" for line in mine).encode()).hexdigest(),
     )
 
@@ -186,6 +201,6 @@ def _check_equal(path: Path, trials: list[Trial], own: list[Trial]) -> None:
         if mine in grids and grid != grids[mine]:
             raise UserError(
                 f"{path}: {mine} and {other} were tuned on different grids or seeds "
-                f"({len(grids[mine])} and {len(grid)} trials), which is no equal budget; tune both "
-                "with the same --rates, --decays and --seed"
+                f"({len(grids[mine])} and {len(grid)} runs), which is no equal budget; tune both "
+                "with the same --rates, --decays and --seeds"
             )

@@ -1,6 +1,6 @@
 """Choosing learning rate and weight decay of methods on held-out source data, on one grid for all.
 
-Every method gets the same trials, with one seed that no table uses and the default placement, under
+Every method gets the same trials, with seeds that no table uses and the default placement, under
 its protocol without the domains that are tested on: those are neither read nor scored.
 """
 
@@ -41,25 +41,29 @@ def source_only(protocol: Protocol) -> Protocol:
 
 
 def cells(
-    held_out: Protocol, method: str, rates: Sequence[float], decays: Sequence[float], seed: int
+    held_out: Protocol,
+    method: str,
+    rates: Sequence[float],
+    decays: Sequence[float],
+    seeds: Sequence[int],
 ) -> list[Cell]:
-    """The trials of one method, on data still to be named.
+    """The runs of the trials of one method, on data still to be named.
 
     Args:
         held_out: what `source_only` gives.
         method: as for `make_cell`.
         rates: of the backbone, absolute; not used where nothing of it learns.
         decays: weight decays; none for the protocol's own.
-        seed: of all trials.
+        seeds: of every trial.
 
     Raises:
         UserError: a seed of the protocol's tables, or an unknown method or a value that does not
             fit.
     """
-    if seed in held_out.seeds:
-        raise UserError(f"--seed {seed}: a seed of the tables; choose another for the trials")
+    for seed in set(seeds) & set(held_out.seeds):
+        raise UserError(f"--seeds {seed}: a seed of the tables; choose another for the trials")
     own = held_out.recipe_for(method, "controlled").weight_decay
-    made = make_cell(held_out, method, seed=seed).make_method()
+    made = make_cell(held_out, method, seed=0).make_method()
     changes = [{"backbone_lr": rate} for rate in rates] if _adapts(made) else [{}]
     # What the protocol says anyway is no change, so that it is one cell however it is asked for.
     return [
@@ -71,6 +75,7 @@ def cells(
         )
         for change in changes
         for decay in decays or (own,)
+        for seed in seeds
     ]
 
 
@@ -92,7 +97,7 @@ def update(
         out: folder of the records.
 
     Returns:
-        The trials that were chosen, and why for methods without any, by label.
+        The runs of the trials that were chosen, and why for methods without any, by label.
 
     Raises:
         UserError: the summary cannot be read or written, or a record cannot be read.
@@ -110,7 +115,7 @@ def update(
     chosen = [trial for trial in made if trial.chosen]
     reasons = {trial.method: record.reason for trial, record in zip(made, records, strict=True)}
     for trial in chosen:
-        del reasons[trial.method]
+        reasons.pop(trial.method, None)
     return chosen, reasons
 
 

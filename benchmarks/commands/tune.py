@@ -1,6 +1,8 @@
 """The command `tune`: learning rate and weight decay, on held-out source images."""
 
+from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated
 
 import typer
@@ -26,7 +28,7 @@ def tune(
     methods: Annotated[str, typer.Option(help="Such as soma,my_method.py:MyMethod.")],
     rates: Annotated[str, typer.Option(help="Learning rates of the backbone.")] = DEFAULT_RATES,
     decays: Annotated[str, typer.Option(help="Weight decays; default: the protocol's.")] = "",
-    seed: Annotated[int, typer.Option(help="Of all trials; none of the protocol's.")] = 100,
+    seeds: Annotated[str, typer.Option(help="Of every trial; none of the protocol's.")] = "100,101",
     settings: Annotated[
         list[str], typer.Option("--set", help="data.DOMAIN.exclude=NAMES; repeatable.")
     ] = [],  # noqa: B006 - typer copies it
@@ -48,27 +50,30 @@ def tune(
     changes = parse_changes(settings)
     if changes["recipe"] or changes["method"]:
         raise UserError("--set of tune takes data.DOMAIN.exclude=NAMES; recipes are what it tries")
-    seed = arguments.checked_seed(seed)
     whole = load_protocol(protocol)
     for domain, names in changes["data"].items():
         whole = whole.excluding(domain, names)
     held_out = tuning.source_only(whole)
     grid = arguments.reals(rates, "--rates"), arguments.reals(decays, "--decays")
+    drawn = arguments.numbers(seeds)
     asked = dict.fromkeys(arguments.names(methods))
-    cells = [cell for method in asked for cell in tuning.cells(held_out, method, *grid, seed)]
+    cells = [cell for method in asked for cell in tuning.cells(held_out, method, *grid, drawn)]
     if not cells:
-        raise UserError("no trials: give --methods and --rates")
+        raise UserError("no trials: give --methods, --rates and --seeds")
     root = arguments.data_root(whole, data_root)
     arguments.announce(whole)
     cells = prepare(cells, root, out)
     arguments.train_missing(cells, out, root, device, workers)
     summary = summary or REPOSITORY / whole.modes[EQUAL_BUDGET].trials
     chosen, without = tuning.update(summary, whole, cells, out)
-    for trial in chosen:
-        rate = "-" if trial.backbone_lr is None else f"{trial.backbone_lr:g}"
+    for setting, runs in groupby(chosen, key=lambda trial: trial.setting):
+        label, rate, decay = setting
+        scores = [run.score for run in runs]
         print(
-            f"{trial.method:<14} backbone_lr {rate:<8} weight_decay {trial.weight_decay:<8g} "
-            f"{whole.metric} {trial.score:.2f}"
+            f"{label:<14} backbone_lr {'-' if rate is None else f'{rate:g}':<8} "
+            f"weight_decay {decay:<8g} {whole.metric} {fmean(scores):.2f}"
+            + f" ({', '.join(f'{score:.2f}' for score in scores)})"
+            * (len(scores) > 1)
         )
     print(summary)
     held = trials.read(summary, whole.metric)[0]

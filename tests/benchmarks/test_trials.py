@@ -113,10 +113,10 @@ def test_nothing_to_learn_in_the_backbone_is_no_smaller_budget(summary) -> None:
             0,
             "tuned under toy version 2, not under toy version 3",
         ),
-        (rows("lora", 0), "lora", SEED, "seed 100 is that of its trials"),
+        (rows("lora", 0), "lora", SEED, "seed 100 is one of its trials'"),
         (
             [*rows("lora", 0), *rows("soma", 0, grid=GRID[:2])],
-            *("lora", 0, r"different grids or seeds \(4 and 2 trials\)"),
+            *("lora", 0, r"different grids or seeds \(4 and 2 runs\)"),
         ),
         ([*rows("lora", 0), *rows("soma", 0, seed=101)], "soma", 0, "different grids or seeds"),
     ],

@@ -35,7 +35,7 @@ def trial(method="lora", rate=1e-3, score=40.0, **changes):
 def tune(folder: Path, methods: str, *more: object) -> int:
     argv = [
         *("tune", DATA / "toy.yaml", "--methods", methods, "--rates", "1e-4,1e-3,3e-3,1e-1"),
-        *("--data-root", folder, "--out", folder / "runs", "--workers", 1, *more),
+        *("--data-root", folder, "--out", folder / "runs", "--workers", 1, "--seeds", SEED, *more),
     ]
     return main([str(argument) for argument in argv])
 
@@ -167,8 +167,23 @@ def test_equals_failures_and_methods() -> None:
     ]
 
 
+def test_a_trial_is_as_good_as_its_mean_over_the_seeds() -> None:
+    given = [
+        *(trial(rate=1e-4, score=44.0), trial(rate=1e-4, score=40.0, seed=101)),
+        *(trial(rate=1e-3, score=43.0), trial(rate=1e-3, score=42.0, seed=101)),
+        *(trial(rate=3e-3, score=60.0), trial(rate=3e-3, score=None, seed=101)),
+    ]
+    assert [run.chosen for run in trials.choose(given)] == [False] * 2 + [True] * 2 + [False] * 2
+
+
+def test_both_seeds_of_a_trial_are_run_and_printed(toy, capsys) -> None:
+    assert tune(toy, "freeze", "--seeds", "100,101") == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith("mIoU 42.50 (42.50, 42.50)")
+    assert [(row["seed"], row["chosen"]) for row in rows(toy)] == [("100", "1"), ("101", "1")]
+
+
 def cells(method: str = "soma", rates: tuple = RATES, decays: tuple = ()) -> list:
-    return tuning.cells(tuning.source_only(toy_protocol()), method, rates, decays, SEED)
+    return tuning.cells(tuning.source_only(toy_protocol()), method, rates, decays, (SEED,))
 
 
 def test_weight_decay_of_the_protocol_is_the_same_trial_given_or_not() -> None:
@@ -195,7 +210,7 @@ def test_every_method_has_the_same_grid() -> None:
 @pytest.mark.parametrize("name", ["mini_gtav", "mini_sdgod"])
 def test_trials_of_the_written_source_protocols_stay_theirs(name, monkeypatch) -> None:
     monkeypatch.setattr(engines, "_is_here", lambda: False)
-    (derived,) = tuning.cells(tuning.source_only(load_protocol(name)), "soma", (3e-3,), (), SEED)
+    (derived,) = tuning.cells(tuning.source_only(load_protocol(name)), "soma", (3e-3,), (), (SEED,))
     changes = {"recipe": {"backbone_lr": 3e-3}}
     written = make_cell(
         load_protocol(f"{name}_source"), "soma", seed=SEED, changes=changes, data={}
@@ -228,10 +243,10 @@ def test_refuses_what_would_not_be_a_choice(toy, capsys) -> None:
     with pytest.raises(UserError, match="toy: no validation domain to choose on"):
         tuning.source_only(blind)
     for more, words in (
-        (("--seed", 2), "--seed 2: a seed of the tables"),
+        (("--seeds", 2), "--seeds 2: a seed of the tables"),
         (("--rates", "fast"), "--rates fast: expected numbers"),
         (("--rates", "-1"), "backbone_lr"),
-        (("--rates", ""), "no trials: give --methods and --rates"),
+        (("--rates", ""), "no trials: give --methods, --rates and --seeds"),
     ):
         assert tune(toy, "soma", *more) == 2
         err = capsys.readouterr().err

@@ -145,7 +145,7 @@ def test_list_prints_one_name_first_on_each_line(what: str, command: Command) ->
         (["table", "table3a"], "no records of mini_gs (controlled); `python -m benchmarks sweep"),
         (["sweep", "table1", "--seeds", "4294967296"], "a seed lies in 0..4294967295"),
         (["run", "mini_gtav", "lora", "--seed", "-2"], "--seed -2: a seed lies in"),
-        (["tune", "mini_gtav", "--methods", "lora", "--seed", "-1"], "--seed -1: a seed lies in"),
+        (["tune", "mini_gtav", "--methods", "lora", "--seeds", "-1"], "--seeds -1: expected whole"),
         (["sweep", "table1", "--engine", "torchvision"], "has no choice of them; leave it out"),
         (["sweep", "table2", "--engine", "torch"], "no engine 'torch'; did you mean"),
         (["run", "mini_gta", "lora"], "no protocol 'mini_gta'; did you mean 'mini_gtav'?"),
