@@ -179,6 +179,20 @@ def cells(
     return list({cell.path: cell for cell in asked}.values())  # a value may be the protocol's own
 
 
+def table_of_methods(name: str) -> TableSpec:
+    """A table whose rows a method can be compared with.
+
+    Raises:
+        UserError: there is none of that name, or its rows vary one method.
+    """
+    from benchmarks.report.spec import load_table
+
+    spec = load_table(name)
+    if spec.rows:
+        raise UserError(f"--table {name}: its rows vary one method; take a table of methods")
+    return spec
+
+
 def cells_of(
     spec: TableSpec,
     protocol: Protocol,

@@ -22,7 +22,6 @@ from benchmarks.commands.arguments import (
 )
 from benchmarks.commands.report import PAGE
 from benchmarks.commands.table import Format, Notes, Write, check_format, written
-from benchmarks.report.spec import load_table
 
 
 def compare(
@@ -56,7 +55,7 @@ def compare(
     from benchmarks.report.formats import HINT, WHOLE, Layout, render, wrapped
 
     check_format(form)
-    spec = load_table(table)
+    spec = arguments.table_of_methods(table)
     protocol = arguments.with_engine(spec.protocol(profile), engine)
     if not engine:
         protocol = comparison.with_engine_of(against, protocol, mode)

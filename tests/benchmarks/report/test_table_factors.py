@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from toy_records import DATA, SCORES, build, evaluation, toy_protocol, toy_record, toy_records
 
+from benchmarks.__main__ import main
 from benchmarks.cell import make_cell
 from benchmarks.errors import UserError
 from benchmarks.report import formats, statistics
@@ -139,6 +140,11 @@ def test_a_placement_that_every_protocol_knows_is_shown_where_it_is_asked_for(
     table = build(tmp_path, records(spec), placements=("last-third",))
     assert [block.start for block in table.blocks] == [2 / 3]
     assert next(row.n for row in table.blocks[0].rows if row.label == "lora") == 3
+
+
+def test_a_method_is_not_compared_with_factors(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "lora", "--table", "table4"]) == 2
+    assert "--table table4: its rows vary one method" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
