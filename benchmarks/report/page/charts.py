@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ def charts(section: Section, places: Mapping[str, Path], shown: Mapping[str, str
         _differences(data.differences(section), blocks, reference),
         _costs(data.costs(section), blocks),
         _classes(data.per_class(section), blocks, reference, unseen),
+        _confusion(data.confusions(section, places), data.class_names(section, []), reference),
         _seeds(data.seeds(section, shown), blocks),
         _source(data.source_and_unseen(section), blocks),
         _curves(data.curves(section, places), blocks, reference),
@@ -200,7 +202,8 @@ def _classes(points: Points, blocks: Sequence[str], reference: str, first: str) 
     domain = _select("class_domain", "domain", [p["domain"] for p in points], first)
     spec = _spec(points, {"step": 15}, [("block", block), ("domain", domain)])
     methods = [*dict.fromkeys(p["method"] for p in points)]
-    classes = [*dict.fromkeys(p["class"] for p in points)]
+    classes = [*dict.fromkeys(name for p in points for name in p["class"])]
+    spec["transform"].append({"flatten": ["class", "score", "difference"]})
     spec["mark"] = "rect"
     spec["encoding"] = {
         "x": {**_BY_NAME, "sort": methods, "axis": {"labelAngle": -60, "labelOverlap": False}},
@@ -216,6 +219,40 @@ def _classes(points: Points, blocks: Sequence[str], reference: str, first: str) 
     }
     text = f"Every class in one domain: score minus that of {reference}. Blue is better, red worse."
     return Chart("classes", "Class by class", text, spec)
+
+
+def _confusion(points: Points, classes: Sequence[str], reference: str) -> Chart | None:
+    if not points or len(points[0]["share"]) != len(classes) ** 2:
+        return None
+    own = _select("confusion_method", "row", [p["method"] for p in points], reference)
+    spec = _spec(points, {"step": 15}, [("method", own)])
+    names, count = json.dumps(classes), len(classes)
+    spec["transform"] += [
+        {"flatten": ["share"]},
+        {"window": [{"op": "row_number", "as": "place"}], "groupby": ["method"]},
+        {"calculate": f"{names}[floor((datum.place - 1) / {count})]", "as": "truth"},
+        {"calculate": f"{names}[(datum.place - 1) % {count}]", "as": "prediction"},
+    ]
+    axes = {"type": "nominal", "sort": [*classes]}
+    angle = {"labelAngle": -60, "labelOverlap": False}
+    spec["mark"] = "rect"
+    spec["encoding"] = {
+        "x": {"field": "prediction", **axes, "axis": angle},
+        "y": {"field": "truth", **axes},
+        "color": {
+            "field": "share",
+            "type": "quantitative",
+            "title": "% of the class",
+            "scale": {"scheme": "blues", "domain": [0, 100]},
+            "legend": {"orient": "top"},
+        },
+        "tooltip": _tips("truth", "prediction", "share"),
+    }
+    text = (
+        "What the pixels of every class were taken for, all unseen domains together, one seed of "
+        "the row."
+    )
+    return Chart("confusion", "Confusion", text, spec)
 
 
 def _seeds(points: Points, blocks: Sequence[str]) -> Chart | None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from benchmarks.console import LISTS
 from benchmarks.data.cards import load_card
 from benchmarks.errors import UserError
@@ -139,7 +141,8 @@ def differences(section: Section) -> Points:
         for (label, reference), result in results.items():
             if result is not None:
                 point = {"block": block_name(block), "reference": reference, "method": label}
-                numbers = {"mean": result.mean, "low": result.low, "high": result.high}
+                ends = {"mean": result.mean, "low": result.low, "high": result.high}
+                numbers = {k: None if v is None else round(v, 3) for k, v in ends.items()}
                 points.append({**point, **numbers, "verdict": verdict(result)})
     return points
 
@@ -253,7 +256,7 @@ def _per_class(record: Record, section: Section, metric: str, domain: str) -> li
 
 
 def per_class(section: Section) -> Points:
-    """Percent per class of every row in every domain, and minus the reference row's."""
+    """Percent per class of every row in every domain, and minus the reference row's, as lists."""
     points: Points = []
     for block, _ in section.blocks:
         held: dict[tuple[str, str], dict[str, float]] = {}
@@ -268,17 +271,16 @@ def per_class(section: Section) -> Points:
                 }
         for (label, domain), own in held.items():
             base = held.get((baseline(block), domain), {})
-            for name, value in own.items():
-                if name not in base:
-                    continue
+            names = [name for name in own if name in base]
+            if names:  # one object per row and domain: one per class would make half the page
                 points.append(
                     {
                         "block": block_name(block),
                         "method": label,
                         "domain": domain_name(section, domain),
-                        "class": name,
-                        "score": round(value, 1),
-                        "difference": round(value - base[name], 1),
+                        "class": names,
+                        "score": [round(own[name], 1) for name in names],
+                        "difference": [round(own[name] - base[name], 1) for name in names],
                     }
                 )
     return points
@@ -299,6 +301,30 @@ def _listed(records: Sequence[Record]) -> list[tuple[str, str]]:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
+
+
+def confusions(section: Section, places: Mapping[str, Path]) -> Points:
+    """Per row of the first block: of the pixels of a class, the percent taken for another.
+
+    One seed, all unseen domains together; `share` is rows of ground truth, one after the other.
+    """
+    points: Points = []
+    for row in section.table.blocks[0].rows:
+        arrays = [places[r.digest].with_suffix(".npz") for r in row.records if r.digest in places]
+        file = next((file for file in arrays if file.is_file()), None)
+        if file is None:
+            continue
+        with np.load(file) as held:
+            known = [
+                held[name].sum(0, dtype=np.int64) for name in section.spec.domains if name in held
+            ]
+        if known:
+            total = np.sum(known, axis=0)
+            share = 100 * total / np.maximum(total.sum(1, keepdims=True), 1)
+            points.append(
+                {"method": row.label, "share": share.round().astype(int).ravel().tolist()}
+            )
+    return points
 
 
 def curves(section: Section, places: Mapping[str, Path]) -> Points:
