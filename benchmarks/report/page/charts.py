@@ -155,9 +155,10 @@ def _costs(points: Points, blocks: Sequence[str]) -> Chart | None:
     block = _select("cost_block", _BLOCK, [p["block"] for p in points], blocks[0])
     cost = _select("cost", "against", [p["cost"] for p in points])
     spec = _spec(points, 320, [("block", block), ("cost", cost)])
-    scale = {"type": "symlog", "constant": 0.1}
+    # Counts of parameters spread over decades, and one of them is 0.
+    scale = {"type": "pow", "exponent": 0.3, "zero": False, "nice": False, "padding": 12}
     x = {"field": "value", "type": "quantitative", "scale": scale, "title": None}
-    x["axis"] = {"format": "~s", "tickCount": 5, "labelOverlap": True}
+    x["axis"] = {"labelExpr": "format(datum.value, '~s')", "labelOverlap": True}
     y = {"field": "low", "type": "quantitative", "title": "Avg, %", "scale": {"zero": False}}
     colour = {
         "condition": {"test": "datum.frontier", "value": COLOURS["worse"]},
