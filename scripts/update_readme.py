@@ -3,6 +3,7 @@
 python scripts/update_readme.py
 """
 
+import itertools
 import json
 import re
 import subprocess
@@ -17,6 +18,7 @@ from benchmarks.report.statistics import WORDS  # noqa: E402
 
 README = ROOT / "README.md"
 BLOCK = re.compile(r"(<!-- table1 -->\n).*?(<!-- /table1 -->)", re.DOTALL)
+COUNT = re.compile(r"\d+/\d+ cells")  # the line under the rows
 SENTENCE = re.compile(r"(<!-- verdicts -->).*?(<!-- /verdicts -->)", re.DOTALL)
 
 
@@ -24,13 +26,14 @@ def printed(*options: str) -> str:
     """What `table` prints of the table's own rows, from the reference."""
     rows = ",".join(load_table("table1").methods)
     command = [sys.executable, "-m", "benchmarks", "table", "table1", "--placement", "default"]
-    command += ["--methods", rows, *(options or ["--format", "md"])]
+    command += ["--methods", rows, *options]
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
 def table() -> str:
     """The table's own rows as `make reproduce-table1` prints them."""
-    return "\n".join(line for line in printed().splitlines() if line.startswith("|"))
+    lines = itertools.takewhile(lambda line: not COUNT.match(line), printed().splitlines())
+    return "\n".join(["```", *lines, "```"])
 
 
 def verdicts(rows: list[dict[str, str | None]], reference: str) -> str:
