@@ -26,12 +26,13 @@ def pictures(
             raise UserError(f"{path}: of {other.protocol}, {first} of {record.protocol}")
         if other.status != "done":
             raise UserError(f"{path}: no predictions, its cell is {other.status}; run it again")
-    protocol = load_protocol(record.protocol)
     try:
-        data_root = data_root or arguments.data_root(protocol, None)
+        data_root = data_root or arguments.data_root(load_protocol(record.protocol), None)
     except UserError as error:
         raise UserError(f"{error}; say where the data are with --data-root") from None
-    if protocol.task == "segmentation":
+    # The record's own words: its protocol need not be a built-in one.
+    cell = record.cell.get("protocol")
+    if isinstance(cell, dict) and cell.get("task") == "segmentation":
         from benchmarks.segmentation.pictures import write_strips as write
     else:
         from benchmarks.detection.pictures import write_sheets as write

@@ -122,7 +122,9 @@ def _scored(record: Record, path: Path) -> tuple[str, list[Domain]]:
             "the cell again"
         ) from None
     if task != "detection":
-        raise UserError(f"{path}: a record of {task}; pictures are made of detection")
+        raise UserError(
+            f"{path}: a record of {task}; pictures are made of segmentation and detection"
+        )
     if record.status != "done":
         raise UserError(f"{path}: no predictions, its cell is {record.status}; run it again")
     return str(engine), [yaml_files.validate(Domain, spec, str(path)) for spec in specs]

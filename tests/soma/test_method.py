@@ -376,8 +376,8 @@ def test_what_is_no_vit_of_timm_is_not_applicable(name: str, tmp_path: Path) -> 
                 "Rein": "patch_size",
             },
         ),
-        ("xcit_nano_12_p16_224", {}),  # its patch size is one number
-        ("vit_relpos_small_patch16_224", {}),
+        ("xcit_nano_12_p16_224", {"VPT": "convolves"}),  # its patch size is one number
+        ("vit_relpos_small_patch16_224", {"VPT": "position bias"}),
     ],
 )
 def test_backbones_that_lack_something_are_not_applicable(model: str, needs: dict) -> None:

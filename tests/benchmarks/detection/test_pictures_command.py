@@ -11,6 +11,7 @@ from toy_records import ENVIRONMENT
 
 from benchmarks.__main__ import main
 from benchmarks.data.cards import load_card
+from benchmarks.data.pictures import LINE
 from benchmarks.detection import pictures, predictions
 from benchmarks.record import Record
 
@@ -68,13 +69,15 @@ def test_each_domain_has_a_sheet_in_a_folder_beside_the_record(setting, capsys) 
     # three rows of samples take more height than two.
     shapes = [cv2.imread(str(file)).shape for file in files]
     assert shapes[0][1] == shapes[1][1] == 2 * (320 + 2 + 320 + 6)
-    assert shapes[1][0] - shapes[0][0] == 2 * (200 + 6 + pictures.LINE)
+    assert shapes[1][0] - shapes[0][0] == 2 * (200 + 6 + LINE)
 
 
 def test_images_are_evenly_spaced_with_their_own_predictions(setting, monkeypatch) -> None:
     record, root, night = setting
     shown = {}
-    monkeypatch.setattr(pictures, "contact_sheet", lambda *given: shown.update({given[0]: given}))
+    monkeypatch.setattr(
+        pictures, "contact_sheet", lambda *given, columns: shown.update({given[0]: given})
+    )
     assert call(record, root, "--images", 3, "--out", root / "here") == 0
     _, title, samples, classes = shown[root / "here" / "predictions_night.png"]
     assert title == ("night: soma seed 1 (x), tiny version 4, engine torchvision, 3 of 7 images")
@@ -116,9 +119,8 @@ def test_records_without_predictions_are_refused(setting, capsys) -> None:
     record, root, _ = setting
     other = write_record(record.with_name("seed2.json"), root, status="failed")
     assert "no predictions, its cell is failed" in refused(capsys, call(other, root))
-    cell = {"protocol": {"task": "segmentation"}}
-    write_record(other, root, cell=cell)
-    assert "a record of segmentation; pictures are made" in refused(capsys, call(other, root))
+    write_record(other, root, cell={"protocol": {"task": "depth"}})
+    assert "a record of depth; pictures are made of" in refused(capsys, call(other, root))
     write_record(other, root)
     assert "seed2.day.json.gz: predictions cannot be read" in refused(capsys, call(other, root))
 
