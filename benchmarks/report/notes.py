@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from benchmarks.environment import Environment
 from benchmarks.protocol import Protocol, Recipe
@@ -17,9 +16,6 @@ from benchmarks.report.statistics import (
     Judgement,
     verdict,
 )
-
-if TYPE_CHECKING:
-    from benchmarks.report.table import Block
 
 HOW = (
     "rows and seeds fitted by least squares, noise of all rows together, moderated per row (Smyth "
@@ -81,22 +77,6 @@ def comparisons(judged: Judgement, what: str) -> str:
         f"together ({judged.confidence * 100:.1f} % each), noise of {judged.rows} rows with "
         f"{judged.freedom} degrees of freedom"
     )
-
-
-def effects(blocks: "Sequence[Block]", reference: str) -> list[str]:
-    """One line per selection rule: the factors in the order of their largest difference."""
-    largest: dict[str, list[tuple[float, str]]] = {}
-    for block in blocks:
-        moved = [(row.difference.mean, row.label) for row in block.rows if row.difference]
-        if moved:
-            mean, label = max(moved, key=lambda item: abs(item[0]))
-            words = f"{block.factor} {mean:+.1f} ({label})"
-            largest.setdefault(block.selection, []).append((abs(mean), words))
-    return [
-        f"factors by the largest difference of Avg from {reference}, selection {rule}: "
-        + ", ".join(words for _, words in sorted(those, reverse=True))
-        for rule, those in largest.items()
-    ]
 
 
 def notes(

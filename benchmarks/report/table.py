@@ -523,7 +523,7 @@ def _of_factors(
         reference=reference,
         blocks=tuple(blocks),
         notes=(
-            *notes.effects(blocks, reference),
+            *_effects(blocks, reference),
             *notes.notes(protocol, spec, request.mode, rules, here, len(records) - len(here)),
             *remarks,
         ),
@@ -533,6 +533,22 @@ def _of_factors(
         protocol=protocol,
         seeds=tuple(seeds),
     )
+
+
+def _effects(blocks: Sequence[Block], reference: str) -> list[str]:
+    """One line per selection rule: the factors in the order of their largest difference."""
+    largest: dict[str, list[tuple[float, str]]] = {}
+    for block in blocks:
+        moved = [(row.difference.mean, row.label) for row in block.rows if row.difference]
+        if moved:
+            mean, label = max(moved, key=lambda item: abs(item[0]))
+            words = f"{block.factor} {mean:+.1f} ({label})"
+            largest.setdefault(block.selection, []).append((abs(mean), words))
+    return [
+        f"factors by the largest difference of Avg from {reference}, selection {rule}: "
+        + ", ".join(words for _, words in sorted(those, reverse=True))
+        for rule, those in largest.items()
+    ]
 
 
 def _both(label: str, words: Mapping[str, str]) -> str:
