@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.console import LISTS
+from baselines import METHODS
 from benchmarks.data.cards import load_card
 from benchmarks.errors import UserError
 from benchmarks.protocol import Protocol
@@ -373,7 +373,7 @@ def published_links(table: Table) -> dict[str, tuple[str, str]]:
 
 def cards() -> dict[str, str]:
     """Method -> what it is, in one line."""
-    return dict(LISTS["methods"]())
+    return {name: kind.source.partition(". ")[0] for name, kind in METHODS.items()}
 
 
 def environments(section: Section) -> list[tuple[str, int]]:
