@@ -5,6 +5,7 @@ Knows no task: what segmentation and detection add stands in their `settings`, a
 """
 
 import itertools
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -429,3 +430,28 @@ class Protocol(Strict):
         own = self.changes_for(method, mode).recipe.model_dump(mode="json", exclude_unset=True)
         given = self.recipe.model_dump(mode="json") | own | (changes or {})
         return yaml_files.validate(Recipe, given, f"{self.name}: recipe of {method}")
+
+
+def scored_in(cell: Mapping[str, Any], task: str, roles: Iterable[str], where: str) -> list[Domain]:
+    """The domains that a cell of `task` in a record says were scored.
+
+    Args:
+        cell: as the record has it.
+        task: the wanted one.
+        roles: keys of a protocol that name scored domains.
+        where: the record, for messages.
+
+    Raises:
+        UserError: a cell of another task, or one that lacks them.
+    """
+    try:
+        protocol = cell["protocol"]
+        written, specs = protocol["task"], [spec for key in roles for spec in protocol.get(key, ())]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{where}: its cell does not say what was scored ({error!r}); restore the file or run "
+            "the cell again"
+        ) from None
+    if written != task:
+        raise UserError(f"{where}: a record of {written}, not of {task}")
+    return [yaml_files.validate(Domain, spec, where) for spec in specs]

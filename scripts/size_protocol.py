@@ -23,6 +23,8 @@ from tabulate import tabulate
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.record import Record
+from benchmarks.tasks import load_protocol
+from benchmarks.yaml_files import digest_of
 
 HEADINGS = (
     "candidate",
@@ -45,7 +47,8 @@ def run(protocol: str, method: str, seed: int, out: Path, data_root: Path) -> di
     Raises:
         subprocess.CalledProcessError: the cell fails.
     """
-    kept = out / "sizes" / f"{Path(protocol).stem}.{method}.{seed}.json"
+    settings = digest_of(load_protocol(protocol).model_dump(mode="json"))[:8]
+    kept = out / "sizes" / f"{Path(protocol).stem}.{settings}.{method}.{seed}.json"
     if kept.is_file():
         return json.loads(kept.read_text())
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -9,7 +9,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks import yaml_files
 from benchmarks.data.cards import Card, Pair, load_card
 from benchmarks.data.pictures import BACKGROUND, FONT, GAP, INK, evenly_spaced, header, label_line
 from benchmarks.detection import predictions
@@ -17,7 +16,7 @@ from benchmarks.detection.predictions import Detections
 from benchmarks.detection.reading import Objects, evaluation_pairs, read_pair
 from benchmarks.detection.settings import DetectionProtocol
 from benchmarks.errors import UserError
-from benchmarks.protocol import Domain
+from benchmarks.protocol import Domain, scored_in
 from benchmarks.record import Record, write_atomically
 
 # RGB, told apart by colour-blind readers too (Okabe and Ito 2008, jfly.uni-koeln.de/color); the
@@ -112,22 +111,10 @@ def _scored(record: Record, path: Path) -> tuple[str, list[Domain]]:
     Raises:
         UserError: another kind of record, or a cell that lacks them.
     """
-    try:
-        protocol, engine = record.cell["protocol"], record.cell.get("engine")
-        task = protocol["task"]
-        specs = [spec for key in DetectionProtocol.roles.values() for spec in protocol.get(key, ())]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: its cell does not say what was scored ({error!r}); restore the file or run "
-            "the cell again"
-        ) from None
-    if task != "detection":
-        raise UserError(
-            f"{path}: a record of {task}; pictures are made of segmentation and detection"
-        )
+    domains = scored_in(record.cell, "detection", DetectionProtocol.roles.values(), str(path))
     if record.status != "done":
         raise UserError(f"{path}: no predictions, its cell is {record.status}; run it again")
-    return str(engine), [yaml_files.validate(Domain, spec, str(path)) for spec in specs]
+    return str(record.cell.get("engine")), domains
 
 
 def _evenly_spaced(

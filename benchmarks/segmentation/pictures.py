@@ -9,11 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks import yaml_files
 from benchmarks.data.cards import IGNORE, Card, load_card
 from benchmarks.data.pictures import BACKGROUND, GAP, INK, PALETTE, header, label_line
 from benchmarks.errors import UserError
-from benchmarks.protocol import Domain
+from benchmarks.protocol import Domain, scored_in
 from benchmarks.record import Record, write_atomically
 from benchmarks.segmentation import predictions
 from benchmarks.segmentation.data import evaluation_pairs, read_pair
@@ -40,19 +39,8 @@ def domains_of(record: Record, path: Path) -> list[Domain]:
     Raises:
         UserError: another kind of record, or a cell that lacks them.
     """
-    try:
-        protocol = record.cell["protocol"]
-        roles = SegmentationProtocol.roles.values()
-        specs = [spec for key in roles for spec in protocol.get(key, ())]
-        task = protocol["task"]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: its cell does not say what was scored ({error!r}); restore the file or run "
-            "the cell again"
-        ) from None
-    if task != "segmentation":
-        raise UserError(f"{path}: a record of {task}, not of segmentation")
-    return [yaml_files.validate(Domain, spec, str(path)) for spec in specs]
+    roles = SegmentationProtocol.roles.values()
+    return scored_in(record.cell, "segmentation", roles, str(path))
 
 
 def streets(domain: Domain, data_root: Path, names: Sequence[str]) -> list[Street]:

@@ -120,7 +120,7 @@ def test_records_without_predictions_are_refused(setting, capsys) -> None:
     other = write_record(record.with_name("seed2.json"), root, status="failed")
     assert "no predictions, its cell is failed" in refused(capsys, call(other, root))
     write_record(other, root, cell={"protocol": {"task": "depth"}})
-    assert "a record of depth; pictures are made of" in refused(capsys, call(other, root))
+    assert "a record of depth, not of detection" in refused(capsys, call(other, root))
     write_record(other, root)
     assert "seed2.day.json.gz: predictions cannot be read" in refused(capsys, call(other, root))
 
