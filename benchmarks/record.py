@@ -135,8 +135,8 @@ class _Kept(_Part):
         except ValidationError as error:
             if cls is Record and is_imported(content):
                 raise UserError(
-                    f"{path}: holds the scores of released weights, no run of this suite; `table` "
-                    "prints them"
+                    f"{path}: holds the scores of released weights, no run of this suite; `table`, "
+                    "`show`, `pictures` and `verify` take it"
                 ) from None
             raise UserError(
                 f"{path}: not a record: {problem(error, cls)}; delete it and {cls.again}"
@@ -230,6 +230,16 @@ class Record(_Kept):
         folder = Path(self.protocol) / f"{self.placement}{mode}"
         return folder / self.label / f"seed{self.seed}.json"
 
+    @property
+    def title(self) -> str:
+        """Row and seed, for pictures."""
+        return f"{self.label} seed {self.seed}"
+
+    @property
+    def circumstances(self) -> str:
+        """What titles of pictures say beside the protocol."""
+        return self.placement
+
 
 class Imported(_Kept):
     """The scores of weights that others trained and released, under a protocol of the suite.
@@ -283,6 +293,16 @@ class Imported(_Kept):
     def path(self) -> Path:
         """Where it belongs, relative to the folder of records."""
         return Path(self.protocol) / "imported" / self.label / f"{self.sha256[:16]}.json"
+
+    @property
+    def title(self) -> str:
+        """As `Record.title`; nothing was drawn from a seed."""
+        return self.label
+
+    @property
+    def circumstances(self) -> str:
+        """As `Record.circumstances`."""
+        return f"released weights, {self.selection}"
 
     def check(self) -> None:
         """Refuse what was edited since, as far as this can tell by itself.

@@ -28,7 +28,7 @@ from benchmarks.detection import reading as detection
 from benchmarks.detection.predictions import read
 from benchmarks.errors import UserError
 from benchmarks.protocol import Domain
-from benchmarks.record import Record
+from benchmarks.record import Record, load_kept
 from benchmarks.report.records import check_metrics, check_scores
 from benchmarks.segmentation import data as segmentation
 from benchmarks.tasks import PROTOCOLS
@@ -179,7 +179,7 @@ def verify_record(path: Path, root: Path) -> list[str]:
         UserError: the record was edited, or its scores are not those of what is kept; nothing is
             kept; the data are not those of the record.
     """
-    record = Record.load(path)
+    record = load_kept(path)
     try:
         record.check()
         check_scores(record, path)
@@ -191,10 +191,10 @@ def verify_record(path: Path, root: Path) -> list[str]:
             again = _detections_again(record, path, root)
     except ValueError as error:
         raise UserError(
-            f"{path}: not as its run left it: {error}; delete it and run its cell again"
+            f"{path}: not as its run left it: {error}; delete it and {record.again}"
         ) from None
     if not again:
-        raise UserError(f"{path}: nothing is kept beside it to score again; run its cell again")
+        raise UserError(f"{path}: nothing is kept beside it to score again; {record.again}")
     return again
 
 

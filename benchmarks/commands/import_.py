@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,7 +41,7 @@ def import_(
     Tables show the record as a row of its own, outside of all differences.
     """
     from benchmarks import released as files
-    from benchmarks.artifacts import write_arrays
+    from benchmarks.artifacts import write_results
 
     held_fixed = load_protocol(protocol)
     root = arguments.data_root(held_fixed, data_root)
@@ -48,8 +49,8 @@ def import_(
         raise UserError(f"{file}: letters, digits and . + - _ alone name a row; rename the file")
     released = files.read(file)
     files.require_scorable(released, held_fixed, any_size)
-    record, arrays = score(released, held_fixed, root, device)
-    write_arrays((out / record.path).with_suffix(".npz"), arrays)
+    record, arrays, predictions = score(released, held_fixed, root, device)
+    write_results(out / record.path, arrays, predictions)
     record.write(out / record.path)
     print(f"{record.label} ({record.method}): released weights, {record.selection}")
     console.print_scores(record)
@@ -58,9 +59,10 @@ def import_(
 
 def score(
     released: Released, protocol: Protocol, data_root: Path, device: str
-) -> tuple[Imported, dict[str, np.ndarray]]:
-    """The record of a released file under a protocol, and the confusion matrices of its images.
+) -> tuple[Imported, dict[str, np.ndarray], dict[str, Callable[[Path], None]]]:
+    """The record of a released file under a protocol, and what lies beside it: arrays and files.
 
+    The same is kept as of a cell (see `artifacts.write_results`).
     No source image is read but those that the protocol scores.
 
     Raises:
@@ -85,7 +87,9 @@ def score(
     model = task.build(protocol)
     placed = apply(released, model, protocol.name)
     model = fabric.to_device(model).eval()
-    started, domains, arrays = time.perf_counter(), {}, {}
+    started, domains = time.perf_counter(), {}
+    arrays: dict[str, np.ndarray] = {}
+    files: dict[str, Callable[[Path], None]] = {}
     for domain in protocol.scored_domains:
         console.say(f"scoring {domain.domain}")
         with torch.no_grad(), fabric.autocast():
@@ -96,6 +100,7 @@ def score(
         for kind, array in result.arrays.items():
             key = domain.domain if kind == "confusion" else f"{domain.domain}.{kind}"
             arrays[key] = array
+        files |= {f".{domain.domain}{ending}": write for ending, write in result.files.items()}
     seconds = time.perf_counter() - started
     name = next(name for name, kind in METHODS.items() if kind is type(placed))
     weights = {
@@ -128,4 +133,4 @@ def score(
         data=data,
         classes=list(classes_of(protocol)),
     )
-    return record, arrays
+    return record, arrays, files

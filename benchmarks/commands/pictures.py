@@ -8,7 +8,7 @@ import typer
 from benchmarks.commands import arguments
 from benchmarks.commands.arguments import DataRoot
 from benchmarks.errors import UserError
-from benchmarks.record import Record
+from benchmarks.record import Record, load_kept
 from benchmarks.tasks import load_protocol
 
 
@@ -19,12 +19,12 @@ def pictures(
     data_root: DataRoot = None,
 ) -> None:
     """Draw what records predicted beside what is there: a picture per domain, no model is run."""
-    loaded = {path: Record.load(path) for path in records}
+    loaded = {path: load_kept(path) for path in records}
     first, record = next(iter(loaded.items()))
     for path, other in loaded.items():
         if other.protocol != record.protocol:
             raise UserError(f"{path}: of {other.protocol}, {first} of {record.protocol}")
-        if other.status != "done":
+        if isinstance(other, Record) and other.status != "done":
             raise UserError(f"{path}: no predictions, its cell is {other.status}; run it again")
     try:
         data_root = data_root or arguments.data_root(load_protocol(record.protocol), None)

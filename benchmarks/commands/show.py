@@ -28,7 +28,9 @@ def show(
     A record: row, scores per domain and class, digest, commit, and what lies beside it.
     """
     if what.endswith(".json"):
-        record = _load(Path(what))
+        from benchmarks.record import load_kept
+
+        record = load_kept(Path(what))
         if images:
             _print_images(Path(what), record, images, as_json)
         else:
@@ -47,16 +49,6 @@ def show(
             return
     known = [name for names in held.values() for name in names]
     raise UserError(f"show {what}: no such name or record{closest(what, known)}")
-
-
-def _load(path: Path) -> Record | Imported:
-    from benchmarks.record import Imported, Record
-
-    try:
-        kind = json.loads(path.read_bytes()).get("kind")
-    except (OSError, ValueError, AttributeError):
-        kind = None
-    return Imported.load(path) if kind == "imported" else Record.load(path)
 
 
 def _method(spec: str) -> list[str]:
@@ -135,7 +127,8 @@ def _record(path: Path, record: Record | Imported) -> list[str]:
         columns = [class_scores(score, metric) for score in last.domains.values()]
         for place, name in enumerate(class_names(record)):
             rows.append([name, *(_percent(c[place]) if c else "-" for c in columns)])
-        lines += ["", f"percent after {last.iteration} steps", *grid(rows)]
+        after = "" if isinstance(record, Imported) else f" after {last.iteration} steps"
+        lines += ["", f"percent{after}", *grid(rows)]
         lines += ["", f"per image: python -m benchmarks show {path} --images {[*last.domains][-1]}"]
     return lines
 

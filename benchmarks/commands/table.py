@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
@@ -69,8 +69,9 @@ def table(
     protocol.changes_for("", mode)  # an unknown mode would look like a table without records
     folders = records or [REFERENCE]
     _check_folders([*folders, against])
-    imported = read_imported(folders, protocol.name).values()
-    released = {record.label for record in imported}
+    imported = read_imported(folders, protocol.name)
+    released = {record.label for record in imported.values()}
+    _check_reference(reference, released)
     if spec.rows:
         rows, placed = arguments.factors_of(spec, methods, placement), ()
     else:
@@ -87,10 +88,10 @@ def table(
     arguments.check_engine(protocol, engine)
     held = read_records(folders, protocol.name, mode, engine)
     if not (held or imported):
-        of = f"{mode}, engine {engine}" if engine else mode
+        of = f"{protocol.name} ({mode}, engine {engine})" if engine else f"{protocol.name} ({mode})"
         raise UserError(
-            f"{', '.join(map(str, folders))}: no records of {protocol.name} ({of}); `python -m "
-            f"benchmarks sweep {table} --profile {profile}` makes them below {RUNS}"
+            f"{', '.join(map(str, folders))}: no records of {of}; `python -m benchmarks sweep "
+            f"{table} --profile {profile}` makes them below {RUNS}"
         )
     built = tables.build(
         spec,
@@ -99,10 +100,15 @@ def table(
         table_spec.published(spec.published),
         request,
         load_records(against, protocol.name, mode, engine) if against else None,
-        {record.digest: path for path, record in held.items()},
+        {record.digest: path for path, record in [*held.items(), *imported.items()]},
     )
     if not pairs:
-        built = tables.with_released(built, [*imported], () if spec.rows else rows)
+        built = tables.with_released(
+            built,
+            [*imported.values()],
+            () if spec.rows else rows,
+            alone=bool(rows) and released.issuperset(rows),
+        )
     layout = Layout(arguments.names(columns), wide, notes, paths)
     shown = built if placement or form != "text" else tables.one_placement(built)
     # The levels of a factor, such as ranks, read better in their own order.
@@ -133,6 +139,14 @@ def _check_folders(folders: Sequence[Path | None]) -> None:
     for folder in folders:
         if folder is not None and not folder.is_dir():
             raise UserError(f"{folder}: no such folder of records")
+
+
+def _check_reference(reference: str, released: Collection[str]) -> None:
+    if reference in released:
+        raise UserError(
+            f"--reference {reference}: released weights stand outside of all differences; name a "
+            "row of the table"
+        )
 
 
 def check_format(form: str) -> None:

@@ -168,6 +168,7 @@ def _fewer(table: Table, block: Block) -> list[list[str]]:
     keys = ["method", "n", "trainable", *scores, "difference", "verdict"]
     alike = len({row.n for row in block.rows if row.n}) < 2
     never = {SOURCE, *extras, *(["n"] if alike else [])}
+    never |= {"n", "difference", "verdict"} if block.released else set()
     steps = [never]
     for key in ("trainable", AVERAGE_ALL, *table.spec.sources):
         steps.append(steps[-1] | {key})
@@ -199,7 +200,7 @@ def _paths(table: Table) -> list[str]:
     lines = ["Records behind the rows (`show PATH` prints one):"]
     for block in table.blocks:
         for row in block.rows:
-            for record in row.records:
+            for record in row.kept:
                 lines.append(f"{row.label}  {_place(table, record.digest, record.path)}")
     return lines
 
@@ -302,6 +303,8 @@ _LAST = ("difference", "verdict", "published", "agreement")
 def _all_keys(table: Table, block: Block) -> list[str]:
     """Keys of the columns that have something to say; the verdict stands beside the difference."""
     # How long a step took says how busy a machine was; Table 5 says what a method costs.
+    if block.released:
+        return ["method", "trainable", *table.headings]
     keys = ["method", "n", "trainable", *table.headings, "difference"]
     keys += ["published"] if _published_keys(table, block) else []
     return keys + (["agreement"] if table.against else [])
@@ -347,7 +350,7 @@ def _cell(table: Table, block: Block, row: Row, keys: Sequence[str], style: str,
     if key == "method":
         return row.label
     if key == "n":
-        return str(row.n)
+        return "-" if block.released else str(row.n)
     if key == "published":
         return _published(row, list(_published_keys(table, block)))
     if key == "verdict":
@@ -407,15 +410,14 @@ def _float(table: Table, block: Block, layout: Layout) -> str:
     title = re.sub(r"^Table \w+\. ", "", table.title).removesuffix(".")  # LaTeX counts itself
     what = _about(table, block)
     bold = (
-        f"Bold: best of all rows and differences to {table.reference} that noise does not explain"
+        f". Bold: best of all rows and differences to {table.reference} that noise does not explain"
     )
+    bold = "" if block.released else bold
     published = _footnotes(table)
     below = [block.completeness, block.comparisons, *(published if room == _PAGE else ())]
     below += [table.protocol.note] if table.protocol.note else []
     below += _who_lines(block) if block.pairs else []
-    label = re.sub(
-        r"[^\w.-]", "-", f"{table.name}-{table.protocol.profile}-{block.factor or block.placement}"
-    )
+    label = re.sub(r"[^\w.-]", "-", f"{table.name}-{table.protocol.profile}-{block.name}")
     wanted = layout.columns or _all_keys(table, block)
     without = [key for key in wanted if key not in (*keys, "method")]
     return "\n".join(
@@ -425,7 +427,7 @@ def _float(table: Table, block: Block, layout: Layout) -> str:
             f"\\begin{{{environment}}}[t]",
             f"\\centering\\footnotesize\\sloppy\\setlength{{\\tabcolsep}}{{{_GAP / 2:g}pt}}",
             "\\begin{threeparttable}",
-            f"\\caption{{{tex(f'{title}. {what}. {bold}.')}}}",
+            f"\\caption{{{tex(f'{title}. {what}{bold}.')}}}",
             f"\\label{{tab:{label}}}",
             f"\\begin{{tabular}}{{@{{}}l{'r' * (len(rows[0]) - 1)}@{{}}}}",
             "\\toprule",
@@ -562,8 +564,8 @@ def _flat(table: Table) -> list[dict[str, Any]]:
             if several:
                 flat["selection"] = block.selection
             flat["seeds"] = [record.seed for record in row.records]
-            flat["digests"] = [record.digest for record in row.records]
-            flat["records"] = [_place(table, r.digest, r.path) for r in row.records]
+            flat["digests"] = [record.digest for record in row.kept]
+            flat["records"] = [_place(table, r.digest, r.path) for r in row.kept]
             rows.append(flat)
     return rows
 

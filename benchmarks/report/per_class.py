@@ -187,8 +187,15 @@ def images(path: Path, record: Record | Imported, domain: str) -> list[dict[str,
         with np.load(path.with_suffix(".npz")) as kept:
             matrices = kept[domain]
             order = kept.get(f"{domain}.names")
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path}: results per image are not kept beside it: no "
+            f"{Path(error.filename).name}; {record.again}"
+        ) from None
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: results per image cannot be read beside it: {error}") from None
+        raise UserError(
+            f"{path}: results per image cannot be read beside it ({error}); {record.again}"
+        ) from None
     made = []
     for place, matrix in enumerate(matrices):
         values = [None if np.isnan(v) else float(v) for v in iou(matrix)]

@@ -202,6 +202,7 @@ class Row:
         agreement: Avg minus that of the committed reference records.
         baseline: it is the row that differences are taken to.
         records: all there are of its seeds, in their order.
+        released: the record of weights that others trained, which has no seed.
     """
 
     label: str
@@ -216,6 +217,12 @@ class Row:
     agreement: Difference | None
     baseline: bool
     records: tuple[Record, ...] = ()
+    released: Imported | None = None
+
+    @property
+    def kept(self) -> tuple[Record | Imported, ...]:
+        """The records behind the row, of whatever kind."""
+        return (self.released,) if self.released else self.records
 
 
 @dataclass(frozen=True)
@@ -241,6 +248,11 @@ class Block:
     pairs: Judgement | None
     factor: str = ""
     released: bool = False
+
+    @property
+    def name(self) -> str:
+        """What tells the block from the others of its table."""
+        return self.factor or (f"released, {self.selection}" if self.released else self.placement)
 
 
 @dataclass(frozen=True)
@@ -361,7 +373,9 @@ def build(
     )
 
 
-def with_released(table: Table, imported: Sequence[Imported], methods: Collection[str]) -> Table:
+def with_released(
+    table: Table, imported: Sequence[Imported], methods: Collection[str], alone: bool = False
+) -> Table:
     """The table with a block for each way in which released weights were chosen.
 
     Their rows stand in no difference, and say nothing about the noise of the others.
@@ -370,6 +384,7 @@ def with_released(table: Table, imported: Sequence[Imported], methods: Collectio
         table: of the protocol, as `build` makes it.
         imported: what `import` made under it.
         methods: rows that are asked for; () for all.
+        alone: without the blocks of the suite's own runs.
 
     Raises:
         UserError: made under another version, other settings or other data than the table's.
@@ -379,8 +394,8 @@ def with_released(table: Table, imported: Sequence[Imported], methods: Collectio
     spec, several = table.spec, [record.label for record in shown]
     extras, groups = [domain.domain for domain in table.protocol.extra], {}
     for record in shown:
-        alone = several.count(record.label) == 1
-        label = record.label if alone else f"{record.label} {record.sha256[:8]}"
+        unique = several.count(record.label) == 1
+        label = record.label if unique else f"{record.label} {record.sha256[:8]}"
         scores = scores_of(
             record.evaluations[0], spec.metric, spec.domains, spec.sources, extras
         ).items()
@@ -396,6 +411,7 @@ def with_released(table: Table, imported: Sequence[Imported], methods: Collectio
             published={},
             agreement=None,
             baseline=False,
+            released=record,
         )
         groups.setdefault(record.selection, []).append(row)
     blocks = [
@@ -413,7 +429,7 @@ def with_released(table: Table, imported: Sequence[Imported], methods: Collectio
         )
         for selection, rows in groups.items()
     ]
-    return replace(table, blocks=(*table.blocks, *blocks))
+    return replace(table, blocks=(*(() if alone else table.blocks), *blocks))
 
 
 def _check_released(table: Table, imported: Sequence[Imported]) -> None:

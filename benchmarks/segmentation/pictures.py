@@ -13,7 +13,7 @@ from benchmarks.data.cards import IGNORE, Card, load_card
 from benchmarks.data.pictures import BACKGROUND, GAP, INK, PALETTE, header, label_line
 from benchmarks.errors import UserError
 from benchmarks.protocol import Domain, scored_in
-from benchmarks.record import Record, write_atomically
+from benchmarks.record import Imported, Record, write_atomically
 from benchmarks.segmentation import predictions
 from benchmarks.segmentation.data import evaluation_pairs, read_pair
 from benchmarks.segmentation.settings import SegmentationProtocol
@@ -33,7 +33,7 @@ class Street:
     classes: np.ndarray
 
 
-def domains_of(record: Record, path: Path) -> list[Domain]:
+def domains_of(record: Record | Imported, path: Path) -> list[Domain]:
     """The scored domains of a segmentation record.
 
     Raises:
@@ -66,18 +66,18 @@ def streets(domain: Domain, data_root: Path, names: Sequence[str]) -> list[Stree
 
 
 def write_strips(
-    records: Mapping[Path, Record], data_root: Path, out: Path, images: int
+    records: Mapping[Path, Record | Imported], data_root: Path, out: Path, images: int
 ) -> Iterator[Path]:
     """Write `pictures_<domain>.png` for every domain that all records were scored on.
 
-    From left to right: image, ground truth, the predictions of each record, as the runs kept them;
+    From left to right: image, ground truth, the predictions of each record, as they were kept;
     no model is run.
 
     Args:
         records: path -> record, in the order of the columns.
         data_root: folder of the data sets.
         out: folder of the pictures.
-        images: how many rows at most; a run keeps `KEPT_IMAGES`.
+        images: how many rows at most; there are `KEPT_IMAGES`.
 
     Yields:
         Each file, as it is written.
@@ -94,18 +94,21 @@ def write_strips(
         if card.fingerprint(data_root, domain.split, exclude=domain.exclude) != record.data[name]:
             raise UserError(
                 f"{data_root}: {name} is not the one that {first} was scored on; give the folder "
-                "of that one with --data-root, or run the cell again"
+                f"of that one with --data-root, or {record.again}"
             )
-        kept = {path: predictions.read(path.with_suffix(f".{name}.png")) for path in records}
+        kept = {
+            path: predictions.read(path.with_suffix(f".{name}.png"), own.again)
+            for path, own in records.items()
+        }
         names = [one.name for one in kept[first]][:images]
         for path, own in kept.items():
             if [one.name for one in own][: len(names)] != names:
                 raise UserError(f"{path}: keeps other images of {name} than {first}")
         columns = [
-            (f"{records[path].label} seed {records[path].seed}", [one.classes for one in own])
-            for path, own in kept.items()
+            (records[path].title, [one.classes for one in own]) for path, own in kept.items()
         ]
-        title = f"{name}: {record.protocol} version {record.protocol_version}, {record.placement}"
+        made = "; ".join(dict.fromkeys(own.circumstances for own in records.values()))
+        title = f"{name}: {record.protocol} version {record.protocol_version}, {made}"
         sheet = out / f"pictures_{name}.png"
         _write_sheet(sheet, title, streets(domain, data_root, names), columns, card)
         yield sheet

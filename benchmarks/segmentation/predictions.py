@@ -69,8 +69,8 @@ def write(path: Path, images: Sequence[Prediction]) -> None:
     )
 
 
-def read(path: Path) -> list[Prediction]:
-    """The images of a file that `write` made.
+def read(path: Path, again: str = "run its cell again") -> list[Prediction]:
+    """The images of a file that `write` made; `again` says how its record is made anew.
 
     Raises:
         UserError: missing, unreadable or another kind of file.
@@ -87,13 +87,9 @@ def read(path: Path) -> list[Prediction]:
             for (name, height, width), end in zip(listed, ends, strict=True)
         ]
     except FileNotFoundError:
-        raise UserError(
-            f"{path}: the run of this record kept no predictions; run its cell again"
-        ) from None
+        raise UserError(f"{path}: its record kept no predictions; {again}") from None
     except (
         *(OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError),
         *(AttributeError, KeyError, TypeError, ValueError),
     ) as error:
-        raise UserError(
-            f"{path}: predictions cannot be read ({error}); run the cell of this record again"
-        ) from None
+        raise UserError(f"{path}: predictions cannot be read ({error}); {again}") from None

@@ -25,6 +25,7 @@ from benchmarks.backbones import hash_of, load_backbone
 from benchmarks.cell import make_cell
 from benchmarks.protocol import Backbone
 from benchmarks.record import Imported
+from benchmarks.segmentation import predictions
 from benchmarks.segmentation.settings import SegmentationProtocol
 from benchmarks.segmentation.task import build
 from benchmarks.tasks import load_protocol
@@ -458,6 +459,17 @@ def test_the_record_says_what_was_scored_and_invents_no_training(
     held = json.loads(path.read_text())
     assert not invented & held.keys()
     assert not {"seed", "recipe", "recipe_mode", "placement"} & held["cell"].keys()
+    root, drawn = Path(tiny.data_root), path.with_suffix("") / "pictures_bdd100k.png"
+    assert run("pictures", path, "--data-root", root) == 0
+    assert capsys.readouterr().out == f"{drawn}\n"
+    assert len(predictions.read(path.with_suffix(".bdd100k.png"))) == 2
+    assert run("verify", path, "--root", root) == 0
+    assert "scored again as its run did: bdd100k" in capsys.readouterr().out
+    assert run("show", path, "--images", "bdd100k") == 0
+    assert capsys.readouterr().out.count("\n") == 3
+    path.with_suffix(".bdd100k.png").unlink()
+    assert run("pictures", path, "--data-root", root) == 2
+    assert "kept no predictions; import the file again" in capsys.readouterr().err
     edits = {"sha256": "0" * 64, "rank": 4, "start_block": 1, "selection": "last", "file": "a.pth"}
     edits |= {"label": "soma", "base_checked": 1, "protocol_version": 9, "data": {}}
     for key, value in edits.items():

@@ -20,10 +20,18 @@ from benchmarks.record import Record
 from benchmarks.report import spec as specs
 from benchmarks.report import statistics
 from benchmarks.report.formats import render
-from benchmarks.report.records import read_records
+from benchmarks.report.records import read_imported, read_records
 from benchmarks.report.spec import AVERAGE, SOURCE, TableSpec
 from benchmarks.report.statistics import verdict
-from benchmarks.report.table import Block, Request, Row, Table, build, select
+from benchmarks.report.table import (
+    Block,
+    Request,
+    Row,
+    Table,
+    build,
+    select,
+    with_released,
+)
 
 Points = list[dict[str, Any]]
 
@@ -33,12 +41,14 @@ class Section:
     """One table of the page.
 
     Attributes:
-        table: with all placements that have records.
+        table: with all placements that have records; no chart shows released weights.
         rows: those of `table --format json`, in its order, block after block.
+        released: blocks of weights that others released, with their rows.
     """
 
     table: Table
     rows: Points
+    released: list[tuple[Block, Points]]
 
     @property
     def spec(self) -> TableSpec:
@@ -53,8 +63,7 @@ class Section:
     @property
     def blocks(self) -> list[tuple[Block, Points]]:
         """Every block with its rows."""
-        rows = iter(self.rows)
-        return [(block, [next(rows) for _ in block.rows]) for block in self.table.blocks]
+        return _with_rows(self.table, self.rows)
 
     @property
     def lines(self) -> list[tuple[str, Row]]:
@@ -80,7 +89,12 @@ def domain_name(section: Section, domain: str) -> str:
 
 def block_name(block: Block) -> str:
     """What tells a block from the others of its table."""
-    return block.factor or block.placement
+    return block.name
+
+
+def _with_rows(table: Table, points: Points) -> list[tuple[Block, Points]]:
+    rows = iter(points)
+    return [(block, [next(rows) for _ in block.rows]) for block in table.blocks]
 
 
 def sections(profile: str, folders: Sequence[Path], mode: str) -> list[Section | Empty]:
@@ -105,9 +119,10 @@ def _section(spec: TableSpec, protocol: Protocol, folders: Sequence[Path], mode:
     protocol.changes_for("", mode)
     try:
         records = read_records(folders, protocol.name, mode)
-        if not records:
+        imported = read_imported(folders, protocol.name)
+        if not (records or imported):
             return Empty(spec, protocol, "no records yet")
-        places = {record.digest: path for path, record in records.items()}
+        places = {r.digest: path for path, r in [*records.items(), *imported.items()]}
         table = build(
             spec,
             protocol,
@@ -116,12 +131,14 @@ def _section(spec: TableSpec, protocol: Protocol, folders: Sequence[Path], mode:
             Request(mode=mode),
             places=places,
         )
+        released = with_released(table, [*imported.values()], (), alone=True)
     except UserError as error:
         return Empty(spec, protocol, str(error))
     rows = json.loads(render(table, "json"))
-    if not any(row["n"] for row in rows):
+    if not (imported or any(row["n"] for row in rows)):
         return Empty(spec, protocol, "no records of its rows yet")
-    return Section(table, rows)
+    own = _with_rows(released, json.loads(render(released, "json")))
+    return Section(table, rows, own)
 
 
 def differences(section: Section) -> Points:
@@ -379,8 +396,9 @@ def cards() -> dict[str, str]:
 def environments(section: Section) -> list[tuple[str, int]]:
     """Commit, version and processor of the records, with how many there are of each."""
     counts: dict[str, int] = {}
-    for _, row in section.lines:
-        for record in row.records:
+    others = [row for block, _ in section.released for row in block.rows]
+    for row in (*(row for _, row in section.lines), *others):
+        for record in row.kept:
             env = record.environment
             words = [f"commit {(env.commit or 'unknown')[:12]}{' (changed)' if env.dirty else ''}"]
             words += [env.gpu or env.cpu, f"torch {env.packages.get('torch', '?')}"]

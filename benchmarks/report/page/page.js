@@ -64,7 +64,7 @@ function table(section) {
     const wanted = state.get(name("place"));
     if ([...place.options].some((option) => option.value === wanted)) place.value = wanted;
     const placed = () => {
-      blocks.forEach((block) => { block.hidden = block.dataset.block !== place.value; });
+      for (const block of blocks) block.hidden = block.dataset.block !== place.value && !block.classList.contains("released");
       remember(name("place"), place.selectedIndex ? place.value : "");
     };
     place.addEventListener("change", placed);

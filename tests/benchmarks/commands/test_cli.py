@@ -19,6 +19,7 @@ from toy_records import (
     DATA,
     FINGERPRINTS,
     evaluation,
+    toy_import,
     toy_record,
     toy_records,
     toy_table,
@@ -182,6 +183,20 @@ def test_unreadable_record_stops_the_table(toy: dict[str, Path], command: Comman
     assert (code, out) == (2, "")
     assert "lora/seed1.json: not a record" in err
     assert err.count("\n") == 1
+
+
+def test_released_weights_are_asked_for_by_name_and_never_a_reference(
+    toy: dict[str, Path], command: Command
+) -> None:
+    toy_import().write(toy["records"] / toy_import().path)
+    base = ["table", toy["table"], "--profile", "toy", "--records", toy["records"]]
+    code, out, _ = command(*base, "--methods", "soma_best")
+    assert code == 0
+    assert "soma_best" in out
+    assert "lora" not in out
+    code, out, err = command(*base, "--reference", "soma_best")
+    assert (code, out) == (2, "")
+    assert "--reference soma_best: released weights stand outside of all differences" in err
 
 
 def test_table_prints_and_writes_every_format(toy: dict[str, Path], command: Command) -> None:

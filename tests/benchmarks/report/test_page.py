@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_records import toy_record, toy_records, toy_table, write_toy_records
+from toy_records import toy_import, toy_record, toy_records, toy_table, write_toy_records
 
 from benchmarks.__main__ import main
 from benchmarks.report import spec as specs
+from benchmarks.report.page.charts import charts
+from benchmarks.report.page.data import sections
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WIDTHS = (375, 768, 1280)
@@ -20,13 +22,14 @@ EVIL = "<script>alert(1)</script>"
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A page over the toy records, one of them failed for a reason that is markup."""
+    """A page over the toy records, one failed for a reason that is markup, and an imported one."""
     folder = tmp_path_factory.mktemp("page")
     with pytest.MonkeyPatch.context() as patch:
         toy_table(folder)
         records = toy_records()[:-1]
         records.append(toy_record("soma", 2, status="failed", reason=EVIL, evaluations=[]))
         write_toy_records(folder / "records", records)
+        toy_import().write(folder / "records" / toy_import().path)
         patch.setattr(specs, "FOLDER", folder)
         profile = next(iter(specs.load_table("toy_table").protocols))
         out = folder / "report.html"
@@ -47,6 +50,27 @@ def rows_of(page: Path, capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any
 def test_markup_of_a_record_stays_text(page: Path) -> None:
     assert EVIL not in page.read_text()
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page.read_text()
+
+
+def test_released_weights_stand_in_a_block_of_their_own_and_in_no_chart(page: Path) -> None:
+    tables, charts = page.read_text().split("<figure", 1)
+    start, _, block = tables.partition('<div class="block released"')
+    assert "soma_best" not in start + charts
+    assert "Weights: released, chosen by the authors on the targets" in block
+    assert "imported/soma_best/5555555555555555.json" in block
+    for value in ("90.0", "80.0", "85.0"):
+        assert f">{value}</td>" in block
+    assert "soma" in charts
+
+
+def test_a_page_of_released_weights_alone_shows_them(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        toy_table(tmp_path)
+        toy_import().write(tmp_path / "records" / toy_import().path)
+        patch.setattr(specs, "FOLDER", tmp_path)
+        (section,) = sections("toy", [tmp_path / "records"], "controlled")
+    assert [row["method"] for _, rows in section.released for row in rows] == ["soma_best"]
+    assert charts(section, {}, {}) == []
 
 
 def test_figures_are_written_without_a_browser(page: Path, tmp_path: Path) -> None:
@@ -135,7 +159,8 @@ def test_sort_and_filter_come_back_from_the_address(
     shown.locator("th[data-key=avg] button").first.click()
     assert shown.locator("th[data-key=avg]").first.get_attribute("aria-sort") == "descending"
     listed = "[...document.querySelector('.block tbody').rows].map(row => row.dataset.method)"
-    order = [row["method"] for row in sorted(expected, key=lambda row: -row["avg_mean"])]
+    runs = [row for row in expected if row["placement"] != "released"]
+    order = [row["method"] for row in sorted(runs, key=lambda row: -row["avg_mean"])]
     assert shown.evaluate(listed) == order
     shown.locator("input[name=filter]").first.fill("lor")
     link = shown.evaluate("location.href")  # `shown.url` lags behind

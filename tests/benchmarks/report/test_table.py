@@ -24,7 +24,7 @@ from toy_records import (
 from benchmarks.errors import UserError
 from benchmarks.record import Record, load_kept
 from benchmarks.report import per_class
-from benchmarks.report.formats import render
+from benchmarks.report.formats import Layout, render
 from benchmarks.report.notes import notes
 from benchmarks.report.records import load_records, read_imported
 from benchmarks.report.spec import load_table
@@ -339,6 +339,15 @@ def test_released_weights_are_a_row_of_their_own_outside_of_all_differences(tmp_
     (block,) = per_class.blocks(made, "cityscapes")  # what has no scores per class is left out
     assert block[0] == made.blocks[0]
     assert with_released(plain, [record], ("lora",)) == plain
+    alone = with_released(plain, [record], ("soma_best",), alone=True)
+    assert alone.blocks == made.blocks[-1:]
+    rows = json.loads(render(made, "json"))
+    assert [row["records"] for row in rows if row["method"] == "soma_best"] == [[str(record.path)]]
+    assert f"soma_best  {record.path}" in render(made, "text", Layout(paths=True))
+    for form in ("text", "md", "tex"):  # nothing of runs, seeds and differences
+        shown = render(alone, form)
+        assert not {"freeze", "verdict", "n"} & {*shown.partition("toy profile")[0].split()}, form
+        assert "Bold" not in shown, form
     twice = with_released(plain, [record, toy_import(sha256="6" * 64)], ()).blocks[-1].rows
     assert [row.label for row in twice] == ["soma_best 55555555", "soma_best 66666666"]
 
