@@ -290,8 +290,9 @@ def train(
 ) -> History:
     """Train to the end of the recipe, from the checkpoint where there is one.
 
-    A run that was cut off and resumed ends with the same bits as one that was not. Afterwards the
-    model holds the weights that were scored last.
+    A run that was cut off and resumed ends with the same bits as one that was not; on a GPU, where
+    some kernels add in any order, with the same numbers up to rounding. Afterwards the model holds
+    the weights that were scored last.
 
     Args:
         training: model, optimizer, recipe and seed.

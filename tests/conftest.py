@@ -14,6 +14,8 @@ from benchmarks.detection import engines
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("detectron2") and engines.resolve("auto") != "detectron2":
         pytest.skip("Detectron2 is not installed; README.md says how to get it")
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA device")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -37,6 +39,12 @@ def one_thread() -> None:
 def small_vit(request: pytest.FixtureRequest) -> Callable[..., nn.Module]:
     """Builder of a small ViT, the same weights on every call, for each layout of tokens."""
     return lambda **options: build_vit(request.param, **options)
+
+
+@pytest.fixture
+def full_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions on a GPU in float32; torch rounds their factors to TF32 unless told not to."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 @pytest.fixture

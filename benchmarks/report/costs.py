@@ -34,7 +34,7 @@ class Cost(Strict):
         state_bytes: gradients and AdamW's two moments of what learns.
         evaluation, folded: forward without gradient over the same of the plain backbone, with the
             adapter in place and after folding it; `folded` is null for what does not fold.
-        peak_bytes: of a step, measured on a GPU.
+        peak_bytes: of a step, measured on a GPU, of the blocks that were measured and no others.
     """
 
     method: str
@@ -153,8 +153,10 @@ def notes(costs: Costs) -> list[str]:
         "evaluation: forward without gradient over the plain backbone's, with the adapter in "
         "place / folded into the weights; - where no weight can hold what the method does",
         "start-up: putting the method on the backbone, its first time / with decompositions cached",
-        _machine(costs),
     ]
+    if any(row.peak_bytes is not None for row in costs.rows):
+        lines.append("peak: what torch allocates at most in a step of the measured blocks")
+    lines.append(_machine(costs))
     return lines + [f"{row.method}: {row.reason}" for row in costs.rows if row.reason]
 
 
