@@ -1,65 +1,80 @@
-"""Puts the committed Table 1, and what it tells apart, into README.md: nothing typed by hand.
+"""Puts the committed Table 1, its picture and what it says into README.md: nothing typed by hand.
 
 python scripts/update_readme.py
 """
 
 import itertools
-import json
 import re
-import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.report.spec import load_table  # noqa: E402
-from benchmarks.report.statistics import WORDS  # noqa: E402
+from benchmarks.commands.arguments import REFERENCE  # noqa: E402
+from benchmarks.report.findings import baseline, findings, gains  # noqa: E402
+from benchmarks.report.formats import Layout, render  # noqa: E402
+from benchmarks.report.page.charts import overview, vl_convert  # noqa: E402
+from benchmarks.report.records import read_records  # noqa: E402
+from benchmarks.report.spec import load_table, published  # noqa: E402
+from benchmarks.report.table import Block, Request, Table, build, ordered  # noqa: E402
 
 README = ROOT / "README.md"
-BLOCK = re.compile(r"(<!-- table1 -->\n).*?(<!-- /table1 -->)", re.DOTALL)
+PICTURE = ROOT / "docs/table1.svg"
 COUNT = re.compile(r"\d+/\d+ cells")  # the line under the rows
-SENTENCE = re.compile(r"(<!-- verdicts -->).*?(<!-- /verdicts -->)", re.DOTALL)
 
 
-def printed(*options: str) -> str:
-    """What `table` prints of the table's own rows, from the reference."""
-    rows = ",".join(load_table("table1").methods)
-    command = [sys.executable, "-m", "benchmarks", "table", "table1", "--placement", "default"]
-    command += ["--methods", rows, *options]
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+@cache
+def committed() -> Table:
+    """The table's own rows from the reference, under the default placement."""
+    spec = load_table("table1")
+    protocol = spec.protocol("mini")
+    records = [*read_records([ROOT / REFERENCE], protocol.name, "controlled").values()]
+    request = Request(methods=tuple(spec.methods), placements=(protocol.default_placement,))
+    return build(spec, protocol, records, published(spec.published), request)
 
 
 def table() -> str:
-    """The table's own rows as `make reproduce-table1` prints them."""
-    lines = itertools.takewhile(lambda line: not COUNT.match(line), printed().splitlines())
+    """The rows as `make reproduce-table1` prints them."""
+    text = render(ordered(committed(), "avg"), "text", Layout())
+    lines = itertools.takewhile(lambda line: not COUNT.match(line), text.splitlines())
     return "\n".join(["```", *lines, "```"])
 
 
-def verdicts(rows: list[dict[str, str | None]], reference: str) -> str:
-    """Which rows differ from the reference, in words; `rows` as `--format json` has them."""
-    by_word = {word: [r["method"] for r in rows if r["verdict"] == word] for word in WORDS}
-    *told, unknown = by_word.values()
-    parts = [
-        f"{_listed(labels)} {'is' if len(labels) == 1 else 'are'} {word}"
-        for word, labels in zip(WORDS, told, strict=False)
-        if labels
-    ]
-    if unknown:
-        parts.append(f"of {_listed(unknown)} they cannot tell")
-    return f"on Avg against {reference} the records say: {'; '.join(parts) or 'nothing'}"
+def picture() -> str:
+    """What rows gain on the source and on unseen domains, as SVG."""
+    block = committed().blocks[0]
+    return vl_convert().vegalite_to_svg(overview(gains(block), baseline(block)))
 
 
-def _listed(labels: list[str]) -> str:
-    return " and ".join(filter(None, [", ".join(labels[:-1]), *labels[-1:]]))
+def sentences(block: Block) -> str:
+    """What the records say, as a list; a line that says so where they say nothing."""
+    lines = findings(block) or ["The records tell no row from another"]
+    return "\n".join(f"- {line}." for line in lines)
+
+
+def shown(block: Block) -> str:
+    """The picture as README.md embeds it."""
+    alt = (
+        f"Every row's mIoU minus that of {baseline(block)}, with 95 % intervals: on held-out "
+        "images of the source, and on unseen domains"
+    )
+    return f"![{alt}]({PICTURE.relative_to(ROOT).as_posix()})"
 
 
 def updated() -> str:
-    """README.md with the table of the committed records, and what it tells apart."""
-    words = verdicts(json.loads(printed("--format", "json")), load_table("table1").reference)
-    text = BLOCK.sub(lambda match: f"{match[1]}{table()}\n{match[2]}", README.read_text())
-    return SENTENCE.sub(lambda match: f"{match[1]}{words}{match[2]}", text)
+    """README.md with the table of the committed records, their picture, and what they say."""
+    block, text = committed().blocks[0], README.read_text()
+    parts = {"table1": table(), "picture": shown(block), "findings": sentences(block)}
+    for name, content in parts.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        text, count = pattern.subn(lambda match, new=content: f"{match[1]}{new}\n{match[2]}", text)
+        if count != 1:
+            raise SystemExit(f"README.md: {count} places marked {name}; it takes one")
+    return text
 
 
 if __name__ == "__main__":
+    PICTURE.write_text(picture())
     README.write_text(updated())

@@ -1,4 +1,4 @@
-"""The README shows the committed table, and the committed table is complete."""
+"""The README shows the committed table, its picture and what it says; the table is complete."""
 
 import importlib.util
 from types import ModuleType
@@ -19,14 +19,13 @@ def test_readme_shows_the_committed_table(script: ModuleType) -> None:
     assert script.updated() == script.README.read_text()
 
 
-def test_sentence_about_the_verdicts_follows_the_records(script: ModuleType) -> None:
-    rows = [("full", "worse"), ("freeze", None), ("vpt", "within 1 point"), ("a", "cannot tell")]
-    rows = [{"method": method, "verdict": word} for method, word in [*rows, ("b", "worse")]]
-    assert script.verdicts(rows, "freeze") == (
-        "on Avg against freeze the records say: full and b are worse; vpt is within 1 point; "
-        "of a they cannot tell"
-    )
-    assert script.verdicts(rows[1:2], "freeze").endswith("say: nothing")
+def test_picture_is_that_of_the_committed_records(script: ModuleType) -> None:
+    assert script.picture() == script.PICTURE.read_text()
+    assert script.PICTURE.stat().st_size < 60_000
+
+
+def test_what_stands_above_where_to_go_next_is_short(script: ModuleType) -> None:
+    assert len(script.README.read_text().split("## Where to go next")[0].split()) <= 500
 
 
 def test_every_method_has_a_row(script: ModuleType) -> None:

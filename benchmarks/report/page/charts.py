@@ -149,6 +149,57 @@ def _differences(points: Points, blocks: Sequence[str], reference: str) -> Chart
     return Chart("differences", "Differences", text, spec)
 
 
+def overview(points: Points, reference: str) -> Spec:
+    """The picture of the README: what rows gain on the source and on unseen domains.
+
+    Read on a phone and on a dark page too: large type, its own background. The type is one that the
+    library brings along, so that the picture is the same on every machine.
+
+    Args:
+        points: as `findings.gains` makes them.
+        reference: the row that they are differences to.
+    """
+    rows = {"field": "method", "type": "nominal", "title": None}
+    rows["sort"] = [*dict.fromkeys(point["method"] for point in points)]
+    x = {"type": "quantitative", "title": None, "scale": {"padding": 8}}
+    words = [word for word in WORDS if any(point["verdict"] == word for point in points)]
+    palette = dict(zip(WORDS, ("better", "worse", "within", "other"), strict=True))
+    shapes = dict(zip(WORDS, ("triangle-up", "triangle-down", "square", "circle"), strict=True))
+    colour = {"field": "verdict", "title": None}
+    colour["scale"] = {"domain": words, "range": [COLOURS[palette[word]] for word in words]}
+    shape = {"field": "verdict", "title": None}
+    shape["scale"] = {"domain": words, "range": [shapes[word] for word in words]}
+    rule = {"mark": {"type": "rule", "strokeWidth": 3}}
+    rule["encoding"] = {"x": {"field": "low", **x}, "x2": {"field": "high"}}
+    point = {"mark": {"type": "point", "filled": True, "size": 110, "opacity": 1}}
+    point["encoding"] = {"x": {"field": "mean", **x}, "shape": shape}
+    zero = {"mark": {"type": "rule", "strokeWidth": 1.5, "color": "#1b1b1b"}}
+    zero["encoding"] = {"x": {"datum": 0, **x}}
+    for layer in (rule, point):
+        layer["encoding"] |= {"y": rows, "color": colour}
+    font = "Liberation Sans, Arial, Helvetica, sans-serif"
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "title": {"text": f"mIoU minus that of {reference}, points", "anchor": "start"},
+        "data": {"values": points},
+        "facet": {
+            "column": {"field": "where", "type": "nominal", "title": None, "sort": None},
+        },
+        "spec": {"width": 175, "height": {"step": 26}, "layer": [zero, rule, point]},
+        "background": "white",
+        "padding": 12,
+        "config": {
+            "font": font,
+            "aria": False,
+            "view": {"stroke": "#cccccc"},
+            "axis": {"labelFontSize": 14, "labelColor": "#1b1b1b", "gridColor": "#e5e5e5"},
+            "header": {"labelFontSize": 15, "labelFontWeight": "bold", "labelColor": "#1b1b1b"},
+            "legend": {"labelFontSize": 14, "orient": "bottom", "labelColor": "#1b1b1b"},
+            "title": {"fontSize": 15, "color": "#1b1b1b", "offset": 10},
+        },
+    }
+
+
 def _costs(points: Points, blocks: Sequence[str]) -> Chart | None:
     if not points:
         return None

@@ -19,6 +19,7 @@ from benchmarks.protocol import Protocol
 from benchmarks.record import Record
 from benchmarks.report import spec as specs
 from benchmarks.report import statistics
+from benchmarks.report.findings import baseline
 from benchmarks.report.formats import render
 from benchmarks.report.records import read_imported, read_records
 from benchmarks.report.spec import AVERAGE, SOURCE, TableSpec
@@ -162,11 +163,6 @@ def differences(section: Section) -> Points:
                 numbers = {k: None if v is None else round(v, 3) for k, v in ends.items()}
                 points.append({**point, **numbers, "verdict": verdict(result)})
     return points
-
-
-def baseline(block: Block) -> str:
-    """The row of a block that differences are taken to; "" where it is not among its rows."""
-    return next((row.label for row in block.rows if row.baseline), "")
 
 
 def seeds(section: Section, places: Mapping[str, str]) -> Points:
