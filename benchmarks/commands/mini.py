@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.commands.arguments import Device
 from benchmarks.environment import REPOSITORY
 
 mini = typer.Typer(no_args_is_help=True, help="The mini worlds and their backbone.")
@@ -39,8 +40,11 @@ def pretrain(
     categories: Annotated[
         bool, typer.Option(help="Whether the seven categories are among the signals.")
     ] = True,
+    pairs: Annotated[int, typer.Option(min=1, help="Scenes of a step, each in two styles.")] = 8,
+    device: Device = "cpu",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that render scenes.")] = 1,
 ) -> None:
-    """Pre-train the mini backbone, as the shipped one was made."""
+    """Pre-train a mini backbone; results/mini/README.md says how the shipped ones were made."""
     from benchmarks.worlds.pretrain import pretrain as make
 
-    make(out, steps=steps, seed=seed, categories=categories)
+    make(out, steps, pairs, seed=seed, categories=categories, device=device, workers=workers)

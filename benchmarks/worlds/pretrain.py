@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.distributed import make_fabric
 from benchmarks.errors import UserError
 from benchmarks.worlds.appearance import render
 from benchmarks.worlds.scenes import sample_scene
@@ -33,6 +34,8 @@ from benchmarks.worlds.styles import pretraining
 ARCHITECTURE = {"img_size": 96, "patch_size": 8, "embed_dim": 128, "depth": 9, "num_heads": 4}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CROP, CELL = 96, 2  # pixels per side of an input; pixels per side of a predicted cell
+PATCHES = 32  # of a pair of images, whose agreement is asked for among those of all pairs of a step
+RATE = 1e-3  # of learning, at its peak
 _CATEGORY = np.full(256, 255, dtype=np.uint8)
 for _index, _classes in enumerate(
     [(0, 1), (2, 3, 4), (5, 6, 7), (8, 9), (10,), (11, 12), range(13, 19)]
@@ -123,20 +126,21 @@ class Pretext(nn.Module):
         return {"category": category} | losses | {"contrast": 0.2 * contrast}
 
     def _contrast(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        chosen = torch.randperm(one.shape[0] * one.shape[1])[:256]
+        chosen = torch.randperm(one.shape[0] * one.shape[1])[: PATCHES * len(one)].to(one.device)
         one, other = (
             F.normalize(self.project(t.flatten(0, 1)[chosen]), dim=1) for t in (one, other)
         )
-        return F.cross_entropy(one @ other.T / 0.1, torch.arange(len(chosen)))
+        return F.cross_entropy(one @ other.T / 0.1, torch.arange(len(chosen), device=chosen.device))
 
 
 def pretrain(
     out: Path,
     steps: int = 4000,
     pairs: int = 8,
-    lr: float = 1e-3,
     seed: int = 2024,
     categories: bool = True,
+    device: str = "cpu",
+    workers: int = 1,
 ) -> None:
     """Train; write the backbone to `out` (safetensors) and its losses beside it (.csv).
 
@@ -144,14 +148,16 @@ def pretrain(
         out: of the weights.
         steps: of the optimizer.
         pairs: scenes of a step, each in two styles.
-        lr: peak rate.
         seed: of everything that is drawn.
         categories: whether the seven categories are among the signals. Without them the agreement
             of patches counts five times as much.
+        device: of the model; on a GPU a run need not give the same bits twice.
+        workers: processes that render; the scenes do not depend on how many there are.
 
     Raises:
-        UserError: nothing can be written there.
+        UserError: nothing can be written there; there is no such device.
     """
+    place = make_fabric(device, "32-true").device
     try:
         if out.is_dir():
             raise IsADirectoryError(EISDIR, "is a folder")
@@ -162,22 +168,22 @@ def pretrain(
         raise UserError(f"{out}: cannot be written: {error.strerror}; give another --out") from None
     torch.set_num_threads(1)  # the order of sums, and with it every bit, depends on the threads
     torch.manual_seed(seed)
-    model = Pretext(categories)
+    model = Pretext(categories).to(place)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=lr
+        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=RATE
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda step: min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * step / steps)),
     )
     loader = DataLoader(
-        TwoStyles(seed, steps * pairs), batch_size=pairs, num_workers=1, prefetch_factor=8
+        TwoStyles(seed, steps * pairs), batch_size=pairs, num_workers=workers, prefetch_factor=8
     )
     log, sums, start = [], {}, time.monotonic()
     for step, batch in enumerate(track(loader, "pre-training", total=steps), start=1):
-        losses = model(*batch)
+        losses = model(*(part.to(place) for part in batch))
         optimizer.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -191,6 +191,9 @@ def test_commands_say_what_is_wrong_with_a_manifest(
         ["--steps", "-1"],
         ["--steps", "0"],
         ["--seed", "-1"],
+        ["--pairs", "0"],
+        ["--workers", "0"],
+        ["--device", "cuda:99"],
         ["--out", "/dev/null/x"],
         ["--out", "/tmp"],
     ],
@@ -200,9 +203,17 @@ def test_pretraining_that_cannot_be_is_one_line(
 ) -> None:
     assert main(["mini", "pretrain", "--out", str(tmp_path / "vit.safetensors"), *options]) == 2
     err = capfd.readouterr().err
-    assert (options[0] if options[0] != "--out" else f"{options[1]}: cannot be written") in err
+    said = {"--out": f"{options[1]}: cannot be written", "--device": "cuda:99"}
+    assert said.get(options[0], options[0]) in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_pretraining_draws_the_same_scenes_with_any_number_of_workers(tmp_path: Path) -> None:
+    for workers in (1, 2):
+        pretrain.pretrain(tmp_path / f"{workers}.safetensors", 2, 2, seed=3, workers=workers)
+    one, other = (tmp_path / f"{workers}.safetensors" for workers in (1, 2))
+    assert one.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.parametrize("text", ["", '{"origin": ', "[]", "{}", '{"files": {}}'])
