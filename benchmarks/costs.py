@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from baselines import METHODS
 from benchmarks.backbones import load_backbone
 from benchmarks.cell import make_cell
+from benchmarks.distributed import make_fabric
 from benchmarks.environment import REPOSITORY, checkout_at_start, environment
 from benchmarks.errors import UserError, closest
 from benchmarks.methods import make_method
@@ -79,11 +80,11 @@ def measure(
         name: of a profile.
         rounds: how often each thing is timed.
         rows: names; none for all.
-        device: cpu or cuda.
+        device: "cpu", "cuda" or "cuda:<index>".
         report: takes lines on what is going on.
 
     Raises:
-        UserError: no such profile or row.
+        UserError: no such profile, row or device.
     """
     if name not in PROFILES:
         raise UserError(f"--profile {name}: no costs of it{closest(name, PROFILES)}")
@@ -103,14 +104,15 @@ def measure(
     for row in rows:
         if row not in methods:
             raise UserError(f"--methods {row}: no such row{closest(row, methods)}")
+    there = make_fabric(device, protocol.recipe.precision).device
     torch.manual_seed(0)
-    plain = _backbone(spec, profile.blocks).to(device)
+    plain = _backbone(spec, profile.blocks).to(there)
     depth = len(_backbone(spec, None, "meta").blocks)
     share = depth / len(plain.blocks)
     images = profile.images or protocol.recipe.batch
     sides = [math.ceil(size / side) for side in patch_size(plain)]
     tokens = math.prod(sides) + prefix_tokens(plain)
-    bench = _Bench(plain, torch.randn(images, tokens, plain.embed_dim, device=device))
+    bench = _Bench(plain, torch.randn(images, tokens, plain.embed_dim, device=there))
     made: dict[str, _Row] = {}
     for row in rows or methods:
         report(f"start-up of {row}")
@@ -289,10 +291,10 @@ class _Bench:
     def peak(self, vit: nn.Module) -> int:
         """Bytes of a step on the GPU: its own and those of the blocks, not of the other rows."""
         own = sum(t.nbytes for t in (*vit.parameters(), *vit.buffers()))
-        others = torch.cuda.memory_allocated() - own
-        torch.cuda.reset_peak_memory_stats()
+        others = torch.cuda.memory_allocated(self.tokens.device) - own
+        torch.cuda.reset_peak_memory_stats(self.tokens.device)
         self._step(vit, learns=_learns(vit))
-        return torch.cuda.max_memory_allocated() - others
+        return torch.cuda.max_memory_allocated(self.tokens.device) - others
 
     def _forward(self, vit: nn.Module, x: Tensor) -> Tensor:
         for block in vit.blocks:
@@ -321,11 +323,11 @@ class _Bench:
     def _seconds(self, work: Callable[[], None]) -> float:
         clock = time.perf_counter if self.is_cuda else time.process_time
         if self.is_cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.tokens.device)
         started = clock()
         work()
         if self.is_cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.tokens.device)
         return clock() - started
 
 

@@ -76,6 +76,7 @@ def test_formats(costs: Costs, tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--profile", "smoke"], "--profile smoke: no costs of it"),
         (["--methods", "lor"], "--methods lor: no such row; did you mean 'lora'?"),
         (["--format", "pdf"], "--format pdf: no such format"),
+        (["--device", "cuda:99"], "device 'cuda:99': torch sees "),
         (["--read", "none"], "none/table5.mini.json: No such file or directory; `python -m bench"),
         (["--read", "."], "table5.mini.json: no record of costs: "),
     ],
