@@ -45,28 +45,36 @@ SELECTION_FLAGS = --profile $(strip $(PROFILE)) --placement $(strip $(PLACEMENT)
 	$(ROOT_FLAG) $(if $(strip $(SEEDS)),--seeds $(strip $(SEEDS))) $(if $(strip $(METHODS)),--methods $(strip $(METHODS)))
 ROOT_FLAG = $(if $(strip $(DATA_ROOT)),--data-root $(strip $(DATA_ROOT)))
 
-PREPARED = $(if $(filter mini smoke,$(PROFILE)),mini,setup)
-
+# What a table reads is rendered, not all of the worlds.
 TABLE3 := table3a table3b table3c table3d
-$(TABLE3:%=reproduce-%): $(PREPARED)
+TABLES := table1 table2 $(TABLE3) table4
+WORLDS := $(TABLES:%=worlds-%)
+.PHONY: $(WORLDS)
+$(WORLDS): worlds-%: $(READY)
+	$(BENCH) mini render --root $(strip $(DATA_ROOT)) --table $*
+
+RENDERED = $(filter mini smoke,$(PROFILE))
+PREPARED = $(if $(RENDERED),mini,setup)
+$(foreach table,$(TABLES),$(eval reproduce-$(table): $(if $(RENDERED),worlds-$(table),setup)))
 # A failed cell (exit 1) still gets its table, which says so; anything to fix (exit 2) stops here.
-reproduce-table1: $(PREPARED)  ## train every cell of Table 1 (segmentation) here and print the table
-reproduce-table2: $(PREPARED)  ## train every cell of Table 2 (detection) here and print the table
-reproduce-table3: $(TABLE3:%=reproduce-%)  ## Table 3 (other sources, adverse weather) in four parts; reproduce-table3a: one of them
-reproduce-table4: $(PREPARED)  ## train every cell of Table 4 (what makes SoMA work) here and print the table
+reproduce-table1:  ## train every cell of Table 1 (segmentation) here and print the table
+reproduce-table2:  ## train every cell of Table 2 (detection) here and print the table
+reproduce-table3:  ## Table 3 (other sources, adverse weather) in four parts; reproduce-table3a: one of them
+	@$(MAKE) --no-print-directory --keep-going $(TABLE3:%=reproduce-%)
+reproduce-table4:  ## train every cell of Table 4 (what makes SoMA work) here and print the table
 reproduce-table1 reproduce-table2 reproduce-table4 $(TABLE3:%=reproduce-%):
 	@$(BENCH) sweep $(@:reproduce-%=%) $(SELECTION_FLAGS) --workers $(strip $(WORKERS)) --device $(strip $(DEVICE)) --out '$(OUT)/runs'; \
 	status=$$?; [ $$status -gt 1 ] || \
 	$(BENCH) table $(@:reproduce-%=%) $(SELECTION_FLAGS) --records '$(OUT)/runs' --against results/reference --write '$(OUT)/tables' \
 	|| status=$$?; exit $$status
 
-table1: $(READY)  ## print Table 1 from records that are there, without training
-table2: $(READY)  ## print Table 2 from records that are there, without training
-table3: $(TABLE3)  ## print the four parts of Table 3 (no committed records: RECORDS=results/runs)
-table4: $(READY)  ## print Table 4 (what makes SoMA work, one factor at a time)
-$(TABLE3): $(READY)
-table1 table2 table4 $(TABLE3):
-	@$(BENCH) table $@ $(SELECTION_FLAGS) $(RECORDS:%=--records '%') --write '$(OUT)/tables'
+table1:  ## print Table 1 from records that are there, without training
+table2:  ## print Table 2 from records that are there, without training
+table3:  ## print the four parts of Table 3; RECORDS=results/runs: those of your own runs
+table4:  ## print Table 4 (what makes SoMA work, one factor at a time)
+table1 table2 table3 table4 $(TABLE3): $(READY)
+	@status=0; $(foreach table,$(or $(filter-out table3,$@),$(TABLE3)),$(BENCH) table $(table) $(SELECTION_FLAGS) \
+	$(RECORDS:%=--records '%') --write '$(OUT)/tables' || status=$$?;) exit $$status
 
 table5: $(READY)  ## print Table 5 (what every method costs): the mini backbone, and ViT-L
 	@$(BENCH) bench costs --profile mini --read results/costs
@@ -81,7 +89,7 @@ $(if $(strip $(METHOD)),,$(error compare what? give METHOD=path/to/my_method.py:
 endif
 
 compare: WORKERS = 3# one per seed, on two cores too: two would leave a core idle in the second round
-compare: $(PREPARED)  ## check METHOD=my_method.py:MyMethod, train it, say what differs from the baselines by more than noise
+compare: $(if $(and $(RENDERED),$(filter $(strip $(TABLE)),$(TABLES))),worlds-$(strip $(TABLE)),$(PREPARED))  ## check METHOD=my_method.py:MyMethod, train it, say what differs from the baselines by more than noise
 	@$(BENCH) compare '$(strip $(METHOD))' --table $(strip $(TABLE)) --profile $(strip $(PROFILE)) --placement $(strip $(PLACEMENT)) \
 	--recipe $(strip $(RECIPE)) $(ROOT_FLAG) $(if $(strip $(SEEDS)),--seeds $(strip $(SEEDS))) \
 	--workers $(strip $(WORKERS)) --device $(strip $(DEVICE)) --out '$(OUT)/runs' --write '$(OUT)/tables' $(if $(strip $(REPLACE)),--replace)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import methods, tasks, yaml_files
 from benchmarks.data.cards import load_card
-from benchmarks.data.files import excluded
+from benchmarks.data.files import Absent, excluded
 from benchmarks.environment import environment
 from benchmarks.errors import UserError
 from benchmarks.methods import make_method, method_semantics
@@ -286,8 +286,18 @@ def fingerprints(protocol: Protocol, data_root: Path) -> dict[str, str]:
     prints = {}
     for domain in (*protocol.source, *protocol.scored_domains):
         card = load_card(domain.card, protocol.ground_truth)
-        card.home(data_root, rendered=protocol.data_root is not None)
-        prints[domain.domain] = card.fingerprint(data_root, domain.split, exclude=domain.exclude)
+        rendered = protocol.data_root is not None
+        card.home(data_root, rendered=rendered)
+        try:
+            of_files = card.fingerprint(data_root, domain.split, exclude=domain.exclude)
+        except Absent as error:
+            if not rendered:
+                raise
+            raise UserError(
+                f"{data_root}: the mini worlds there lack {domain.domain}; "
+                f"python -m benchmarks mini render --root {data_root} adds it"
+            ) from error
+        prints[domain.domain] = of_files
         if listing := card.listing(data_root, domain.split):
             prints[f"{domain.domain}.list"] = listing
     return prints | fingerprint(protocol.backbone)

@@ -7,16 +7,25 @@ import typer
 
 from benchmarks.commands.arguments import Device
 from benchmarks.environment import REPOSITORY
+from benchmarks.errors import UserError
 
 mini = typer.Typer(no_args_is_help=True, help="The mini worlds and their backbone.")
 
 
 @mini.command()
-def render(root: Annotated[Path, typer.Option()] = REPOSITORY / "data" / "mini") -> None:
+def render(
+    root: Annotated[Path, typer.Option()] = REPOSITORY / "data" / "mini",
+    table: Annotated[
+        list[str], typer.Option(help="Only what the mini protocol of this table reads; repeatable.")
+    ] = [],  # noqa: B006 (typer copies it)
+) -> None:
     """Render the mini worlds below ROOT, in the layouts of the real data sets."""
-    from benchmarks.worlds.worlds import render_worlds
+    from benchmarks.report.spec import load_table
+    from benchmarks.worlds.worlds import read_by, render_worlds
 
-    render_worlds(root)
+    protocols = [load_table(name).protocol("mini") for name in table]
+    domains = [domain for p in protocols for domain in (*p.source, *p.scored_domains)]
+    render_worlds(root, names=read_by(domains) if table else None)
 
 
 @mini.command()
@@ -27,8 +36,10 @@ def sheet(
     """Write contact sheets, class_share.csv and boxes.csv of the worlds rendered below ROOT."""
     from benchmarks.worlds import worlds
 
-    worlds.read_manifest(root)  # before anything is drawn
-    print(worlds.contact_sheet(out), worlds.class_shares(root, out), sep="\n")
+    if missing := worlds.everything().difference(worlds.read_manifest(root).worlds):
+        way = f"python -m benchmarks mini render --root {root}"
+        raise UserError(f"{root}: {min(missing)} is not rendered; {way} adds it")
+    print(*worlds.contact_sheets(out), worlds.class_shares(root, out), sep="\n")
     print(worlds.weather_contact_sheet(out), worlds.boxes(root, out), sep="\n")
 
 

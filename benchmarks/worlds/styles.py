@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -206,6 +205,70 @@ def mapillary(rng: Rng) -> Style:
     return base
 
 
+def synthia(rng: Rng) -> Style:
+    """An early game engine: flat surfaces in odd colours, bluish light, any season, no sensor."""
+    return Style(
+        palette_shift=0.08,
+        palette_mix=rng.uniform(0.0, 0.15),
+        part_shift=0.01,
+        texture=0.4,
+        season=str(rng.choice(["summer", "autumn", "bare"])),
+        saturation=rng.uniform(0.8, 1.1),
+        contrast=rng.uniform(0.85, 1.0),
+        exposure=rng.uniform(0.85, 1.2),
+        cast=(0.96, 0.99, 1.08),
+        overcast=rng.uniform(0.2, 0.9),
+        dusk=rng.choice([0.0, 0.0, rng.uniform(0.2, 0.6)]),
+        blur=rng.uniform(0.1, 0.25),
+        noise=0.002,
+        sun=rng.uniform(0.1, 0.6),
+    )
+
+
+def urbansyn(rng: Rng) -> Style:
+    """A path tracer: rich textures, warm hard light, high contrast, a lens and a little noise."""
+    return Style(
+        palette_shift=0.05,
+        part_shift=0.05,
+        texture=1.5,
+        season=str(rng.choice(["summer", "summer", "autumn"])),
+        saturation=rng.uniform(0.75, 1.05),
+        contrast=rng.uniform(1.1, 1.3),
+        exposure=rng.uniform(1.0, 1.25),
+        cast=(1.06, 1.0, 0.92),
+        haze=rng.uniform(0.002, 0.008),
+        overcast=rng.uniform(0.1, 0.7),
+        blur=rng.uniform(0.35, 0.55),
+        noise=rng.uniform(0.006, 0.012),
+        vignette=rng.uniform(0.1, 0.3),
+        sun=rng.uniform(0.35, 0.6),
+    )
+
+
+def rainy_day(rng: Rng) -> Style:
+    """Rain under a white sky: wet road, streaks, mist, a soft picture."""
+    return Style(
+        palette_shift=0.06,
+        season=str(rng.choice(["summer", "autumn", "bare"])),
+        saturation=rng.uniform(0.5, 0.85),
+        contrast=rng.uniform(0.75, 1.0),
+        exposure=rng.uniform(0.7, 0.95),
+        cast=(0.95, 1.0, 1.03),
+        haze=rng.uniform(0.006, 0.016),
+        overcast=rng.uniform(0.85, 1.0),
+        rain=rng.uniform(0.4, 1.0),
+        wet=rng.uniform(0.4, 0.8),
+        blur=rng.uniform(0.6, 1.1),
+        noise=rng.uniform(0.012, 0.03),
+        sun=0.05,
+    )
+
+
+def snowy_day(rng: Rng) -> Style:
+    """The camera of the Cityscapes domain, in a covered street."""
+    return replace(cityscapes(rng), snow=rng.uniform(0.5, 0.9), season="bare")
+
+
 def pretraining(rng: Rng) -> Style:
     """What the backbone has seen: broader than any benchmark domain, centred on none."""
     style = Style(
@@ -234,11 +297,3 @@ def pretraining(rng: Rng) -> Style:
     if rng.random() < 0.15:
         style = replace(style, snow=rng.uniform(0.2, 1.0))
     return style
-
-
-DOMAINS: dict[str, Callable[[Rng], Style]] = {
-    "gtav": gtav,
-    "cityscapes": cityscapes,
-    "bdd100k": bdd100k,
-    "mapillary": mapillary,
-}

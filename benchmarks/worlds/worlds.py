@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -20,16 +21,17 @@ import cv2
 import numpy as np
 from filelock import FileLock
 from PIL import Image
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from rich.progress import track
 
 from benchmarks.data.cards import IGNORE, load_card
 from benchmarks.data.pictures import PALETTE
 from benchmarks.errors import UserError
+from benchmarks.protocol import Domain
 from benchmarks.worlds import styles, weather, writers
 from benchmarks.worlds.appearance import render
 from benchmarks.worlds.scenes import Scene, sample_scene
-from benchmarks.worlds.styles import DOMAINS, Rng, Style
+from benchmarks.worlds.styles import Rng, Style
 from benchmarks.worlds.writers import (
     CLASSES,
     Annotated,
@@ -38,82 +40,6 @@ from benchmarks.worlds.writers import (
     write_pair,
 )
 from benchmarks.yaml_files import Strict
-
-SMALL_IMAGES = 8  # per data set; of ACDC per split
-_STREAM = 0x57A11  # keeps these scenes apart from those of all other domains
-
-
-def snowy_day(rng: Rng) -> Style:
-    """The camera of the Cityscapes domain, in a covered street."""
-    return replace(styles.cityscapes(rng), snow=rng.uniform(0.5, 0.9), season="bare")
-
-
-CONDITIONS: dict[str, Callable[[Rng], Style]] = {  # of ACDC
-    "fog": weather.foggy_day,
-    "night": weather.clear_night,
-    "rain": weather.rainy_dusk,
-    "snow": snowy_day,
-}
-
-
-def render_small_worlds(root: Path, seed: int) -> None:
-    """Write all of them below `root`."""
-    for index in range(SMALL_IMAGES):
-        _synthia(root, seed, index)
-        _urbansyn(root, seed, index)
-        _cityscapes(root, seed, index)
-        for split in ("train", "val"):
-            _acdc(root, seed, split, index)
-
-
-def sample_small(
-    name: str, seed: int, index: int, style: Callable[[Rng], Style]
-) -> tuple[Scene, np.ndarray]:
-    """Scene and photograph (uint8 RGB) number `index` of a set."""
-    rng = np.random.default_rng([_STREAM, seed, *name.encode(), index])
-    scene = sample_scene(rng)
-    return scene, render(scene, style(rng), rng)
-
-
-def _synthia(root: Path, seed: int, index: int) -> None:
-    scene, image = sample_small("synthia", seed, index, weather.clear_day)
-    write_pair(load_card("synthia"), root, "train", f"{index:07d}", image, scene.labels)
-
-
-def _urbansyn(root: Path, seed: int, index: int) -> None:
-    scene, image = sample_small("urbansyn", seed, index, styles.gtav)
-    write_pair(load_card("urbansyn"), root, "train", f"{index + 1:04d}", image, scene.labels)
-
-
-def _acdc(root: Path, seed: int, split: str, index: int) -> None:
-    condition = list(CONDITIONS)[index % len(CONDITIONS)]
-    scene, image = sample_small(f"acdc_{split}", seed, index, CONDITIONS[condition])
-    sequence = f"GOPR{index:04d}"
-    name = f"{sequence}_frame_000001"
-    parts = {"condition": condition, "sequence": sequence}
-    write_pair(load_card("acdc"), root, split, name, image, scene.labels, **parts)
-
-
-def _cityscapes(root: Path, seed: int, index: int) -> None:
-    """One training image with its instances, then the same one in each density of fog."""
-    card = load_card("cityscapes")
-    boxes, foggy = load_card("cityscapes_boxes", "boxes"), load_card("foggy_cityscapes", "boxes")
-    city = ("aachen", "bremen")[index % 2]
-    name = f"{city}_{index:06d}_000019"
-
-    scene, image = sample_small("cityscapes_train", seed, index, styles.cityscapes)
-    write_pair(card, root, "train", name, image, scene.labels, city=city)
-    write_instances(boxes.path(root, "train", "labels", name=name, city=city), scene, card)
-    for beta in foggy.split("train_all").beta:
-        file = foggy.path(root, "train_all", "images", name=name, city=city, beta=beta)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        style = partial(_in_fog, beta=float(beta))
-        Image.fromarray(sample_small("cityscapes_train", seed, index, style)[1]).save(file)
-
-
-def _in_fog(rng: Rng, beta: float) -> Style:
-    return replace(styles.cityscapes(rng), haze=beta)
-
 
 COLOURS = {  # RGB; strong ones, which show by night and in fog
     "bus": (255, 165, 0),
@@ -190,55 +116,89 @@ def boxes(root: Path, out: Path) -> Path:
 SEED = 1
 MANIFEST = "manifest.json"
 FEW = 100  # images: fewer are drawn before processes have started
+FOGGY = "foggy_cityscapes"  # the images of `cityscapes` again, with instance ids and in fog
 
 
 @dataclass(frozen=True)
 class World:
-    """How many images of a domain are rendered, and into which split of its card."""
+    """A rendered domain: the split of a card that it is written as, its size and its look."""
 
+    card: str
     split: str
     images: int
+    style: Callable[[Rng], Style]
 
 
+# The place in this list is part of a domain's random stream: further ones go to the end.
 WORLDS = {
-    "gtav": World("train", 760),  # 600 to train on, 160 held out by the protocol
-    "cityscapes": World("val", 160),
-    "bdd100k": World("val", 160),
-    "mapillary": World("val", 160),
+    "gtav": World("gtav", "train", 760, styles.gtav),  # 600 to train on, 160 held out
+    "cityscapes": World("cityscapes", "val", 160, styles.cityscapes),
+    "bdd100k": World("bdd100k", "val", 160, styles.bdd100k),
+    "mapillary": World("mapillary", "val", 160, styles.mapillary),
+    # To the 600 images of GTAV as 9,400 and 7,539 are to 24,966: sources are concatenated.
+    "synthia": World("synthia", "train", 226, styles.synthia),
+    "urbansyn": World("urbansyn", "train", 181, styles.urbansyn),
+    "cityscapes_train": World("cityscapes", "train", 600, styles.cityscapes),
+    "acdc_fog": World("acdc", "val_fog", 40, weather.foggy_day),
+    "acdc_night": World("acdc", "val_night", 40, weather.clear_night),
+    "acdc_rain": World("acdc", "val_rain", 40, styles.rainy_day),
+    "acdc_snow": World("acdc", "val_snow", 40, styles.snowy_day),
 }
+TABLE1 = ("gtav", "cityscapes", "bdd100k", "mapillary")
 
 
-def sample(domain: str, index: int, seed: int = SEED) -> tuple[Scene, np.ndarray]:
-    """Scene and photograph (uint8 RGB) number `index` of a domain."""
-    rng = np.random.default_rng([seed, list(DOMAINS).index(domain), index])
+def everything() -> frozenset[str]:
+    """Names of all that can be rendered."""
+    return frozenset((*WORLDS, *weather.WORLDS, FOGGY))
+
+
+def read_by(domains: Iterable[Domain]) -> frozenset[str]:
+    """Names of what the domains of a protocol read."""
+    asked = {(domain.card, domain.split) for domain in domains}
+    names = {name for name, world in WORLDS.items() if (world.card, world.split) in asked}
+    cards = {card for card, _ in asked}
+    return frozenset(
+        names
+        | (weather.WORLDS.keys() if "sdgod" in cards else set())
+        | ({FOGGY} if cards & {"cityscapes_boxes", FOGGY} else set())
+    )
+
+
+def sample(
+    domain: str, index: int, seed: int = SEED, style: Callable[[Rng], Style] | None = None
+) -> tuple[Scene, np.ndarray]:
+    """Scene and photograph (uint8 RGB) number `index` of a domain, in its style or another."""
+    rng = np.random.default_rng([seed, list(WORLDS).index(domain), index])
     scene = sample_scene(rng)
-    return scene, render(scene, DOMAINS[domain](rng), rng)
+    return scene, render(scene, (style or WORLDS[domain].style)(rng), rng)
 
 
-def render_worlds(root: Path, seed: int = SEED) -> Path:
-    """Write all domains below `root` with a manifest of hashes, unless that is done already.
+def render_worlds(root: Path, seed: int = SEED, names: Collection[str] | None = None) -> Path:
+    """Write the domains of these names (default: all) below `root`, and a manifest of hashes.
 
-    Everything is rendered in a folder of its own inside `root`, which may be a link or a mount
-    point. Then one file after the other takes its place: whoever reads the worlds meanwhile misses
-    none. Files whose content stays are not touched; of others only those go that the manifest
-    before lists and that are as they were rendered.
+    What lies there is not rendered again, unless another renderer or seed made it, or files are
+    missing: then all that was there is. Everything is rendered in a folder of its own inside
+    `root`, which may be a link or a mount point. Then one file after the other takes its place:
+    whoever reads the worlds meanwhile misses none. Files whose content stays are not touched; of
+    others only those go that the manifest before lists and that are as they were rendered.
 
     Raises:
         UserError: `root` holds files but no manifest, its manifest cannot be read, or a file that
             was not rendered lies where one belongs; nothing is changed then.
     """
     origin = {"seed": seed, "renderer": renderer_hash()}
+    wanted = everything() if names is None else frozenset(names)
     try:
-        if _rendered(root, origin) is None:
+        if not _to_do(root, _there(root), origin, wanted):
             return root
         made = not root.exists()
         root.mkdir(parents=True, exist_ok=True)
         lock = root / ".render.lock"
         try:
             with FileLock(lock):
-                before = _rendered(root, origin)  # by another process meanwhile
-                if before is not None:
-                    _render_and_swap(root, seed, origin, before)
+                before = _there(root)  # another process may have rendered meanwhile
+                if names := _to_do(root, before, origin, wanted):
+                    _render_and_swap(root, origin, before, names)
         except BaseException:
             if made:  # what was not there before does not stay
                 lock.unlink(missing_ok=True)
@@ -252,44 +212,54 @@ def render_worlds(root: Path, seed: int = SEED) -> Path:
     return root
 
 
-def _rendered(root: Path, origin: dict[str, Any]) -> dict[str, str] | None:
-    """Path -> SHA-256 of the files that were rendered before; None if they are those of `origin`.
+def _there(root: Path) -> Manifest:
+    """What was rendered before.
 
     Raises:
         UserError: a manifest that is none, or other files without one.
     """
     if (root / MANIFEST).is_file():
-        there = read_manifest(root)
-        complete = all((root / file).is_file() for file in there.files)
-        return None if complete and there.origin == origin else there.files
+        return read_manifest(root)
     if root.exists() and any(
         not entry.name.startswith((".", "lost+found")) for entry in root.iterdir()
     ):
         raise UserError(
             f"{root} holds files that are no mini worlds; give another folder or empty it"
         )
-    return {}
+    return Manifest(origin={}, worlds=(), class_share={}, boxes={}, files={})
 
 
-def _render_and_swap(root: Path, seed: int, origin: dict[str, Any], before: dict[str, str]) -> None:
+def _to_do(
+    root: Path, there: Manifest, origin: dict[str, Any], wanted: frozenset[str]
+) -> frozenset[str]:
+    """Names of what has to be rendered so that all that is wanted is there, or was before."""
+    if there.origin == origin and all((root / file).is_file() for file in there.files):
+        return wanted.difference(there.worlds)
+    return wanted.union(there.worlds) & everything()
+
+
+def _render_and_swap(
+    root: Path, origin: dict[str, Any], before: Manifest, names: frozenset[str]
+) -> None:
     partial = root / ".partial"
     shutil.rmtree(partial, ignore_errors=True)  # of a render that was cut off
     try:
-        _render_all(partial, seed, origin)
-        after = read_manifest(partial).files
-        foreign = [file for file in after.keys() - before.keys() if (root / file).exists()]
+        made = _render(partial, origin, names)
+        foreign = [f for f in made.files.keys() - before.files.keys() if (root / f).exists()]
         if foreign:
             raise UserError(
                 f"{root / min(foreign)}: was not rendered, and a rendered file belongs there; move "
                 "it away or give another --root"
             )
-        for file, digest in after.items():
+        for file, digest in made.files.items():
             if not _holds(root / file, digest):
                 (root / file).parent.mkdir(parents=True, exist_ok=True)
                 (partial / file).replace(root / file)
+        after = made if names >= set(before.worlds) else _joined(before, made)
+        (partial / MANIFEST).write_text(json.dumps(after.model_dump(), indent=1))
         (partial / MANIFEST).replace(root / MANIFEST)
-        for file in before.keys() - after.keys():
-            if _holds(root / file, before[file]):
+        for file in before.files.keys() - after.files.keys():
+            if _holds(root / file, before.files[file]):
                 (root / file).unlink()
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -304,12 +274,14 @@ class Manifest(Strict):
 
     Attributes:
         origin: seed, and hash of the renderer.
+        worlds: names of what was rendered; all, where an older renderer did not say.
         class_share: domain -> class -> share of pixels.
         boxes: list of a domain -> statistics.
         files: path below the manifest's folder -> SHA-256.
     """
 
     origin: dict[str, int | str]
+    worlds: tuple[str, ...] = Field(default_factory=lambda: tuple(sorted(everything())))
     class_share: dict[str, dict[str, float]]
     boxes: dict[str, Any]
     files: dict[str, str]
@@ -339,26 +311,45 @@ def read_manifest(root: Path) -> Manifest:
         ) from None
 
 
-def _render_all(root: Path, seed: int, origin: dict[str, Any]) -> None:
-    with _mapping() as mapped:
-        shares = {domain: _render_domain(root, domain, seed, mapped) for domain in WORLDS}
-        boxes = {
-            f"{domain}/{split}": writers.statistics(images)
-            for domain in weather.WORLDS
-            for split, images in weather.render_domain(root, domain, seed, mapped).items()
-        }
-    render_small_worlds(root, seed)
+def _joined(before: Manifest, made: Manifest) -> Manifest:
+    """What was rendered at two times by one renderer, in the order of a render of everything."""
+    shares, boxes = before.class_share | made.class_share, before.boxes | made.boxes
+    return Manifest(
+        origin=made.origin,
+        worlds=tuple(sorted({*before.worlds, *made.worlds})),
+        class_share={name: shares[name] for name in WORLDS if name in shares},
+        boxes={k: boxes[k] for name in weather.WORLDS for k in boxes if k.startswith(f"{name}/")},
+        files=dict(sorted((before.files | made.files).items())),
+    )
+
+
+def _render(root: Path, origin: dict[str, Any], names: frozenset[str]) -> Manifest:
+    """Write the domains of these names below `root`."""
+    seed, shares, boxes = origin["seed"], {}, {}
+    with _mapping(names) as mapped:
+        for domain in (name for name in WORLDS if name in names):
+            shares[domain] = _render_domain(root, domain, seed, mapped)
+        for domain in (name for name in weather.WORLDS if name in names):
+            for split, images in weather.render_domain(root, domain, seed, mapped).items():
+                boxes[f"{domain}/{split}"] = writers.statistics(images)
+        if FOGGY in names:
+            images = range(WORLDS["cityscapes"].images)
+            deque(_tracked(mapped(partial(_render_foggy, root, seed), images), FOGGY, images), 0)
     files = sorted(f for f in root.rglob("*") if f.is_file())
-    manifest = {
-        "origin": origin,
-        "class_share": shares,
-        "boxes": boxes,
-        "files": {
+    return Manifest(
+        origin=origin,
+        worlds=tuple(sorted(names)),
+        class_share=shares,
+        boxes=boxes,
+        files={
             f.relative_to(root).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest()
             for f in files
         },
-    }
-    (root / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    )
+
+
+def _tracked(drawn: Iterable, name: str, images: range) -> Iterable:
+    return track(drawn, f"rendering {name}", total=len(images), transient=True)
 
 
 def renderer_hash() -> str:
@@ -369,9 +360,11 @@ def renderer_hash() -> str:
 
 
 @contextmanager
-def _mapping() -> Iterator[Callable[..., Iterable]]:
+def _mapping(names: frozenset[str]) -> Iterator[Callable[..., Iterable]]:
     """A `map` over processes, one for each processor; the plain one for a few images."""
-    if sum(world.images for world in WORLDS.values()) <= FEW:
+    images = sum(world.images for name, world in WORLDS.items() if name in names)
+    lists = (world.lists for name, world in weather.WORLDS.items() if name in names)
+    if images + sum(sum(numbers.values()) for numbers in lists) <= FEW:
         yield map
         return
     processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
@@ -383,11 +376,11 @@ def _render_domain(
     root: Path, domain: str, seed: int, mapped: Callable[..., Iterable]
 ) -> dict[str, float]:
     """Write one domain with the boxes of its objects; returns the share of pixels per class."""
-    card, images = load_card(domain), WORLDS[domain].images
+    card, images = load_card(WORLDS[domain].card), range(WORLDS[domain].images)
     counts = np.zeros(256, dtype=np.int64)
     boxes = []
-    drawn = mapped(partial(_render_image, root, domain, seed), range(images))
-    for pixels, objects in track(drawn, f"rendering {domain}", total=images, transient=True):
+    drawn = mapped(partial(_render_image, root, domain, seed), images)
+    for pixels, objects in _tracked(drawn, domain, images):
         counts += pixels
         boxes.append(objects)
     (root / "boxes").mkdir(exist_ok=True)
@@ -402,27 +395,66 @@ def _render_image(
     """Write one image with its labels; returns the pixels of each class (256) and its boxes."""
     scene, image = sample(domain, index, seed)
     name, parts = _file_name(domain, index)
-    write_pair(load_card(domain), root, WORLDS[domain].split, name, image, scene.labels, **parts)
+    world = WORLDS[domain]
+    write_pair(load_card(world.card), root, world.split, name, image, scene.labels, **parts)
     pixels = np.bincount(scene.labels.ravel(), minlength=256)
     return pixels, {"name": name, "objects": scene.boxes()}
 
 
 def _file_name(domain: str, index: int) -> tuple[str, dict[str, str]]:
     """A name in the manner of the data set, and what else its file pattern needs."""
-    if domain == "gtav":
+    card = WORLDS[domain].card
+    if card == "gtav":
         return f"{index + 1:05d}", {}
-    if domain == "cityscapes":
-        city = ("frankfurt", "lindau", "munster")[index % 3]
+    if card == "synthia":
+        return f"{index:07d}", {}
+    if card == "urbansyn":
+        return f"{index + 1:04d}", {}
+    if card == "cityscapes":
+        cities = ("frankfurt", "lindau", "munster") if domain == card else ("aachen", "bremen")
+        city = cities[index % len(cities)]
         return f"{city}_{index:06d}_000019", {"city": city}
+    if card == "acdc":
+        sequence = f"GOPR{index:04d}"
+        return f"{sequence}_frame_000001", {"sequence": sequence}
     return hashlib.md5(f"{domain}{index}".encode(), usedforsecurity=False).hexdigest()[:17], {}
 
 
-def contact_sheet(out: Path, columns: int = 5, scale: int = 2) -> Path:
-    """Write contact_sheet.png: every domain, images above their labels."""
+def _render_foggy(root: Path, seed: int, index: int) -> None:
+    """Write the instances of an image of `cityscapes`, and the image in each density of fog."""
+    card = load_card("cityscapes")
+    boxes, foggy = load_card("cityscapes_boxes", "boxes"), load_card(FOGGY, "boxes")
+    name, parts = _file_name("cityscapes", index)
+    for beta in foggy.split("val_all").beta:
+        style = partial(_in_fog, beta=float(beta))
+        scene, image = sample("cityscapes", index, seed, style)
+        file = foggy.path(root, "val_all", "images", name=name, beta=beta, **parts)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+    truth = boxes.path(root, "val", "labels", name=name, **parts)
+    truth.parent.mkdir(parents=True, exist_ok=True)
+    write_instances(truth, scene, card)
+
+
+def _in_fog(rng: Rng, beta: float) -> Style:
+    return replace(styles.cityscapes(rng), haze=beta)
+
+
+def contact_sheets(out: Path) -> list[Path]:
+    """Write the domains of Table 1 and the others, images above their labels, as one PNG each."""
+    out.mkdir(parents=True, exist_ok=True)
+    others = tuple(name for name in WORLDS if name not in TABLE1)
+    return [
+        _contact_sheet(out / "contact_sheet.png", TABLE1, scale=2),
+        _contact_sheet(out / "contact_sheet_further.png", others, scale=1),
+    ]
+
+
+def _contact_sheet(file: Path, domains: tuple[str, ...], scale: int, columns: int = 5) -> Path:
     colours = np.zeros((256, 3), dtype=np.uint8)
     colours[: len(PALETTE)] = PALETTE
     rows = []
-    for domain in WORLDS:
+    for domain in domains:
         pairs = [sample(domain, i) for i in range(columns)]
         for strip in ([image for _, image in pairs], [colours[scene.labels] for scene, _ in pairs]):
             rows.append(np.hstack([np.pad(tile, ((1, 1), (1, 1), (0, 0))) for tile in strip]))
@@ -437,9 +469,8 @@ def contact_sheet(out: Path, columns: int = 5, scale: int = 2) -> Path:
             cv2.LINE_AA,
         )
     sheet = cv2.resize(np.vstack(rows), None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
-    out.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(out / "contact_sheet.png"), sheet[:, :, ::-1])
-    return out / "contact_sheet.png"
+    cv2.imwrite(str(file), sheet[:, :, ::-1])
+    return file
 
 
 def class_shares(root: Path, out: Path) -> Path:

@@ -1,5 +1,6 @@
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 from paths import ROOT
@@ -34,3 +35,31 @@ def test_every_folder_that_is_written_lies_below_out(out: str, folder: str) -> N
     assert re.findall(r"--(?:out|write|records) ('.*?'|\S+)", text) == [
         f"'{folder}/{part}'" for part in ("runs", "runs", "tables", "runs", "tables")
     ]
+
+
+@pytest.mark.parametrize(
+    ("target", "tables"),
+    [
+        (["reproduce-table1"], ["table1"]),
+        (["reproduce-table3"], ["table3a", "table3b", "table3c", "table3d"]),
+        (["reproduce-table1", "reproduce-table2"], ["table1", "table2"]),
+        (["compare", "METHOD=lora", "TABLE=table2"], ["table2"]),
+        (["reproduce-table3c", "PROFILE=paper", "DATA_ROOT=/data"], []),
+    ],
+)
+def test_a_target_renders_what_its_tables_read(target: list[str], tables: list[str]) -> None:
+    command = ["make", "-n", "-o", ".venv/.ready", *target]
+    text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    lines = re.findall(r"benchmarks mini render.*", text)
+    assert [line.split() for line in lines] == [
+        f"benchmarks mini render --root data/mini --table {table}".split() for table in tables
+    ]
+
+
+def test_every_part_of_table_3_is_printed_whatever_the_others_lack(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"  # nothing is installed
+    ready.touch()
+    command = ["make", "table3", f"READY={ready}", "BENCH=echo broken; false"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout.count("broken") == 4

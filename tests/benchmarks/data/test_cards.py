@@ -150,6 +150,17 @@ def test_a_folder_of_the_mini_worlds_that_is_missing_names_what_renders_it(tmp_p
             fingerprints(load_protocol(name), tmp_path)
 
 
+def test_a_split_that_the_mini_worlds_lack_names_what_renders_it(tmp_path: Path) -> None:
+    for name, split in (("gtav", "train"), ("cityscapes", "val")):
+        write_world(tmp_path, name, split, count=3)
+    with pytest.raises(UserError) as caught:
+        fingerprints(load_protocol("mini_c2bm"), tmp_path)
+    way = f"lack cityscapes_train; python -m benchmarks mini render --root {tmp_path} adds it"
+    assert str(caught.value) == f"{tmp_path}: the mini worlds there {way}"
+    with pytest.raises(UserError, match="unpack Cityscapes"):
+        fingerprints(load_protocol("paper_c2bm"), tmp_path)
+
+
 def test_empty_root(tmp_path: Path) -> None:
     (tmp_path / "gtav").mkdir()
     with pytest.raises(UserError, match=r"no image matches images/\{name\}.png; unpack GTAV"):

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -190,10 +191,11 @@ def test_the_same_seed_renders_the_same_bits(
 def test_rendered_with_the_other_worlds_and_counted_in_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worlds, "WORLDS", {"gtav": worlds.World("train", 1)})
+    one = replace(worlds.WORLDS["gtav"], images=1)
+    monkeypatch.setattr(worlds, "WORLDS", {"gtav": one})
     monkeypatch.setattr(weather, "WORLDS", {"dusk_rainy": WORLDS["dusk_rainy"]})
     monkeypatch.setitem(WORLDS["dusk_rainy"].lists, "train", 2)
-    folder = worlds.render_worlds(tmp_path / "mini")
+    folder = worlds.render_worlds(tmp_path / "mini", names=["gtav", "dusk_rainy"])
     files = json.loads((folder / "manifest.json").read_text())["files"]
     xmls = [folder / name for name in files if name.endswith(".xml")]
     assert len(xmls) == 2
