@@ -111,6 +111,17 @@ def voc_scores(
     return voc07, area
 
 
+def right_and_wrong(
+    truth: Objects, detected: Detections, threshold: float = 0.5
+) -> tuple[int, int]:
+    """How many detections of one image are right and wrong, judged as in `voc_scores`."""
+    overlap, target = _targets([truth], [detected])
+    target = np.where(overlap > threshold, target, -1)
+    counted = target[~np.append(truth.difficult, False)[target]]
+    right = len(np.unique(counted[counted >= 0]))
+    return right, len(counted) - right
+
+
 def iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Intersection over union of (n, 4) and (m, 4) boxes, float64 (n, m).
 

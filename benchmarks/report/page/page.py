@@ -95,6 +95,8 @@ def write_page(report: Report, path: Path) -> None:
         environments=data.environments,
         block_name=data.block_name,
         legend=gallery.legend,
+        gallery_words=gallery.words,
+        shown_first=gallery.shown_first,
         shown=_shown,
         library=Markup(_library()),
         script=Markup((HERE / "page.js").read_text(encoding="utf-8")),

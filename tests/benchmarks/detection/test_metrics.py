@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_detections import BOX, CLASSES, FAR, ORACLE, Truth, crowded, detected, from_oracle, truth
 
-from benchmarks.detection.metrics import Detections, iou, scores, voc_scores
+from benchmarks.detection.metrics import Detections, iou, right_and_wrong, scores, voc_scores
 
 
 def differing(oracle: dict, every_truth: list, every_detected: list) -> set[tuple[str, str]]:
@@ -116,6 +116,14 @@ def test_difficult_is_neither_hit_nor_miss() -> None:
     result = scores(scene, both, ["a"])
     assert result["AP50_voc07"] == result["AP50_area"] == 100
     assert result["AP"] == pytest.approx(100)  # any number of detections on it, as in VOC
+
+
+def test_right_and_wrong_of_an_image_are_vocs() -> None:
+    scene = truth((0, *BOX), (0, *FAR), (1, 20, 20, 30, 30), difficult=[1])
+    rows = [(0, 0.9, *FAR), (0, 0.8, *BOX), (0, 0.7, *BOX), (1, 0.6, *BOX), (2, 0.5, *FAR)]
+    assert right_and_wrong(scene, detected(*rows)) == (1, 3)  # a duplicate, two of other classes
+    assert right_and_wrong(truth(), detected(rows[0])) == (0, 1)
+    assert right_and_wrong(scene, detected()) == (0, 0)
 
 
 def test_difficult_in_coco_covers_a_part_of_itself() -> None:

@@ -2,18 +2,31 @@
 
 import importlib.util
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from tiny_voc import NIGHT, write_domain
+from tiny_worlds import write_world
+from toy_detections import detected
 from toy_records import toy_import, toy_record, toy_records, toy_table, write_toy_records
 
 from benchmarks.__main__ import main
+from benchmarks.data.cards import IGNORE, load_card
+from benchmarks.detection import predictions as kept_boxes
+from benchmarks.detection import reading as boxes
 from benchmarks.report import spec as specs
+from benchmarks.report.page import gallery
 from benchmarks.report.page.charts import charts
 from benchmarks.report.page.data import sections
+from benchmarks.segmentation import predictions
+from benchmarks.segmentation.data import evaluation_pairs, read_pair
+from benchmarks.segmentation.pictures import domains_of, streets
+from benchmarks.yaml_files import digest_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WIDTHS = (375, 768, 1280)
@@ -22,20 +35,123 @@ EVIL = "<script>alert(1)</script>"
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A page over the toy records, one failed for a reason that is markup, and an imported one."""
+    """A page over the toy records, one failed for a reason that is markup, and an imported one.
+
+    Two rows kept what they predicted: soma is right in the upper half of every image, full nowhere.
+    """
     folder = tmp_path_factory.mktemp("page")
     with pytest.MonkeyPatch.context() as patch:
         toy_table(folder)
-        records = toy_records()[:-1]
-        records.append(toy_record("soma", 2, status="failed", reason=EVIL, evaluations=[]))
+        data = write_worlds(folder / "data")
+        records = [toy_record(r.label, r.seed, data=data) for r in toy_records()[:-1]]
+        failed = {"status": "failed", "reason": EVIL, "evaluations": []}
+        records.append(toy_record("soma", 2, data=data, **failed))
         write_toy_records(folder / "records", records)
-        toy_import().write(folder / "records" / toy_import().path)
+        cell = toy_import().cell | {"data": data}
+        released = toy_import(cell=cell, digest=digest_of(cell), data=data)
+        released.write(folder / "records" / released.path)
+        keep_predictions(folder)
         patch.setattr(specs, "FOLDER", folder)
         profile = next(iter(specs.load_table("toy_table").protocols))
         out = folder / "report.html"
         arguments = ["--profile", profile, "--records", str(folder / "records")]
+        arguments += ["--data-root", str(folder / "data")]
         assert main(["report", *arguments, "--out", str(out)]) == 0
         yield out
+
+
+def write_worlds(root: Path) -> dict[str, str]:
+    """The toy protocol's data, two images to be kept of each domain; their fingerprints."""
+    for name, split in (("cityscapes", "val"), ("bdd100k", "val"), ("gtav", "train")):
+        write_world(root, name, split, count=2 if split == "val" else 4, size=(32, 64))
+    domains = domains_of(toy_record("soma", 0), root)
+    return {d.domain: load_card(d.card).fingerprint(root, d.split) for d in domains}
+
+
+def keep_predictions(folder: Path) -> None:
+    """Beside a seed of soma and one of full, for every domain."""
+    for label in ("soma", "full"):
+        record = toy_record(label, 0)
+        path = folder / "records" / record.path
+        for domain in domains_of(record, path):
+            names = [pair.name for pair in evaluation_pairs(domain, folder / "data")]
+            kept = []
+            for street in streets(domain, folder / "data", names):
+                classes = np.where(street.classes == IGNORE, 0, street.classes)
+                top = classes[: 16 if label == "soma" else 0]
+                below = (classes[len(top) :] + 1) % 19
+                kept.append(predictions.Prediction(street.name, np.vstack([top, below])))
+            predictions.write(path.with_suffix(f".{domain.domain}.png"), kept)
+
+
+def test_kept_predictions_make_a_gallery(page: Path) -> None:
+    text, folder = page.read_text(), page.parent
+    assert "No gallery" not in text
+    streets_shown = re.findall(r"<h4>([^<]+), ([^<,]+)</h4>(.*?)</div></div>", text, re.DOTALL)
+    assert {name for name, *_ in streets_shown} == {"source, held out", "Cityscapes", "BDD100K"}
+    assert len(streets_shown) == 6
+    for heading, name, strip in streets_shown:
+        assert re.findall("<figcaption>([^<]+)", strip)[:2] == ["image", "truth "]
+        card = {"Cityscapes": "cityscapes", "BDD100K": "bdd100k"}.get(heading, "gtav")
+        split = "train" if card == "gtav" else "val"
+        pairs = {pair.name: pair for pair in load_card(card).pairs(folder / "data", split)}
+        _, truth = read_pair(pairs[name], load_card(card), halve=False)
+        known = truth != IGNORE
+        half = 100 * known[:16].sum() / known.sum()
+        said = dict(re.findall(r"<figcaption>(soma|full) ([\d.]+)", strip))
+        assert said == {"soma": f"{half:.1f}", "full": "0.0"}
+    spreads = [float(re.search(r"soma ([\d.]+)<", strip)[1]) for *_, strip in streets_shown]
+    assert spreads == sorted(spreads, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        ("data", "No gallery: cityscapes here is not the data of the records."),
+        ("root", "No gallery: the images are not here; name their folder with --data-root."),
+        ("kept", "No gallery: the runs of these records kept no predictions."),
+        ("names", "keeps other images of cityscapes"),
+    ],
+)
+def test_without_images_or_predictions_the_page_says_why(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: str, says: str
+) -> None:
+    folder = Path(shutil.copytree(page.parent, tmp_path / "page"))
+    monkeypatch.setattr(specs, "FOLDER", folder)
+    if spoil == "data":
+        load_card("cityscapes").pairs(folder / "data", "val")[0].image.write_bytes(b"x")
+    elif spoil == "kept":
+        for file in (folder / "records").rglob("*.png"):
+            file.unlink()
+    elif spoil == "names":
+        kept = next((folder / "records").rglob("soma/*.cityscapes.png"))
+        images = [one._replace(name="other") for one in predictions.read(kept)]
+        predictions.write(kept, images)
+    root = tmp_path / "nothing" if spoil == "root" else folder / "data"
+    arguments = ["report", "--profile", "toy", "--records", str(folder / "records")]
+    out = tmp_path / "report.html"
+    assert main([*arguments, "--data-root", str(root), "--out", str(out)]) == 0
+    assert says in out.read_text()
+    assert "<h4>" not in out.read_text()
+
+
+def test_boxes_are_drawn_over_the_street(tmp_path: Path) -> None:
+    names = write_domain(tmp_path, "night_clear", 2, empty=[0])
+    card = load_card("sdgod", "boxes")
+    _, objects = boxes.read_pair(boxes.evaluation_pairs(NIGHT, tmp_path)[1], card)
+    sure = [(label, 0.9, *box) for label, box in zip(objects.labels, objects.boxes, strict=True)]
+    kept = [detected((2, 0.8, 3, 4, 13, 24), (2, 0.4, 0, 0, 9, 9)), detected(*sure)]
+    kept_boxes.write(tmp_path / "seed0.night.json.gz", names, kept)
+    records = {"soma": (tmp_path / "seed0.json", toy_record("soma", 0))}
+    first, second = gallery.with_boxes("Night", NIGHT, card, tmp_path, records)
+    assert [first.rows[0].says, second.rows[0].says] == [
+        "0 of 0, 1 wrong",
+        f"{len(objects)} of {len(objects)}, 0 wrong",
+    ]
+    assert first.rows[0].boxes == {"#009e73": "M3 4H13V24H3z"}  # a car, the surer one
+    assert first.size == (64, 40)
+    assert first.truth.boxes == {}
+    assert second.truth.boxes == second.rows[0].boxes
 
 
 def rows_of(page: Path, capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
