@@ -1,8 +1,8 @@
 """Scores of a released file here and in the official code, on images of noise.
 
-Needs mmsegmentation, mmdetection, mmcv with its operators, and a checkout of SoMA or Rein beside
-them; without these it says so and compares nothing. MERGED is FILE with its base, as the official
-tools/merge_soma_weights.py makes it.
+Needs mmsegmentation, mmdetection, mmcv (mmcv-lite will do on a CPU), and a checkout of SoMA or Rein
+beside them; without these it says so and compares nothing. MERGED is FILE with its base, as the
+official tools/merge_soma_weights.py makes it.
 
     python scripts/compare_with_mmseg.py CHECKOUT CONFIG MERGED FILE --protocol soma_gtav
 """
@@ -10,6 +10,7 @@ tools/merge_soma_weights.py makes it.
 import argparse
 import importlib.util
 import sys
+import types
 from pathlib import Path
 
 import torch
@@ -40,16 +41,22 @@ def main(argv: list[str] | None = None) -> int:
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         print(f"skipped: {', '.join(missing)} not installed; nothing was compared")
         return 2
+    if importlib.util.find_spec("mmcv._ext") is None:
+        if asked.device != "cpu":
+            print(f"error: --device {asked.device}: needs mmcv with its operators", file=sys.stderr)
+            return 2
+        sys.modules["mmcv._ext"] = _NoOperators("mmcv._ext")
     try:
         file = released.read(asked.file)
         protocol = load_protocol(asked.protocol)
         released.require_scorable(file, protocol, any_size=False)
         model = task_of(protocol).build(protocol)
         released.apply(file, model, protocol.name)
+        official = _official(asked.checkout, asked.config, asked.merged).to(asked.device)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    official = _official(asked.checkout, asked.config, asked.merged).to(asked.device).eval()
+    official.eval()  # its own `train` returns nothing
     model.to(asked.device).eval()
     generator = torch.Generator().manual_seed(0)
     worst, differing, pixels = 0.0, 0, 0
@@ -69,6 +76,17 @@ class _Plain(argparse.RawDescriptionHelpFormatter):
     """The docstring as it stands."""
 
 
+class _NoOperators(types.ModuleType):
+    """In place of mmcv's compiled operators: mmcv looks for their names as it is imported.
+
+    None is called: on a CPU its deformable attention is PyTorch's `grid_sample`.
+    """
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
 def _official(checkout: Path, config: Path, merged: Path) -> nn.Module:
     """The model of the official code with the weights of MERGED; every weight comes from there."""
     from mmengine.config import Config
@@ -82,13 +100,15 @@ def _official(checkout: Path, config: Path, merged: Path) -> nn.Module:
     content = torch.load(merged, map_location="cpu", weights_only=True)
     missing = model.load_state_dict(content["state_dict"], strict=False).missing_keys
     if missing := [name for name in missing if not name.startswith("decode_head.loss")]:
-        raise SystemExit(f"{merged}: lacks {missing[0]} ({len(missing)} in all)")
+        raise UserError(
+            f"{merged}: lacks {missing[0]} ({len(missing)} in all); merge FILE with its base"
+        )
     return model
 
 
 def _scores(model: nn.Module, image: Tensor) -> Tensor:
     size = tuple(image.shape[-2:])
-    about = {"img_shape": size, "ori_shape": size, "pad_shape": size, "padding_size": [0] * 4}
+    about = {"img_shape": size, "ori_shape": size}
     return model.inference(image, [about])
 
 
