@@ -12,6 +12,7 @@ from benchmarks.report.table import Block
 
 Seeds = Mapping[int, float]  # seed -> percent
 Columns = Mapping[str, Mapping[str, Seeds]]  # row -> column key -> seed -> percent
+MANY = 6  # names in a row that a reader would skip
 Differences = Mapping[tuple[str, str], Difference | None]
 
 
@@ -82,7 +83,9 @@ def against(differences: Mapping[str, Difference | None], reference: str) -> str
         if labels
     ]
     if unknown:
-        parts.append(f"of {listed(unknown)} the records cannot tell")
+        many = f"the {'other ' * bool(parts)}{len(unknown)} rows"
+        who = many if len(unknown) > MANY else listed(unknown)
+        parts.append(f"of {who} the records cannot tell")
     return f"Against {reference}, on unseen domains: {'; '.join(parts)}" if parts else None
 
 

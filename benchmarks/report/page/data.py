@@ -18,7 +18,6 @@ from benchmarks.errors import UserError
 from benchmarks.protocol import Protocol
 from benchmarks.record import Record
 from benchmarks.report import spec as specs
-from benchmarks.report import statistics
 from benchmarks.report.findings import baseline
 from benchmarks.report.formats import render
 from benchmarks.report.records import read_imported, read_records
@@ -45,11 +44,13 @@ class Section:
         table: with all placements that have records; no chart shows released weights.
         rows: those of `table --format json`, in its order, block after block.
         released: blocks of weights that others released, with their rows.
+        others: a row that was scored -> the same table with differences to it.
     """
 
     table: Table
     rows: Points
     released: list[tuple[Block, Points]]
+    others: Mapping[str, Table]
 
     @property
     def spec(self) -> TableSpec:
@@ -124,14 +125,13 @@ def _section(spec: TableSpec, protocol: Protocol, folders: Sequence[Path], mode:
         if not (records or imported):
             return Empty(spec, protocol, "no records yet")
         places = {r.digest: path for path, r in [*records.items(), *imported.items()]}
-        table = build(
-            spec,
-            protocol,
-            [*records.values()],
-            specs.published(spec.published),
-            Request(mode=mode),
-            places=places,
-        )
+        published, those = specs.published(spec.published), [*records.values()]
+        table = build(spec, protocol, those, published, Request(mode=mode), places=places)
+        others = {
+            label: build(spec, protocol, those, published, Request(mode=mode, reference=label))
+            for label in _scored(table)
+            if label != table.reference
+        }
         released = with_released(table, [*imported.values()], (), alone=True)
     except UserError as error:
         return Empty(spec, protocol, str(error))
@@ -139,29 +139,32 @@ def _section(spec: TableSpec, protocol: Protocol, folders: Sequence[Path], mode:
     if not (imported or any(row["n"] for row in rows)):
         return Empty(spec, protocol, "no records of its rows yet")
     own = _with_rows(released, json.loads(render(released, "json")))
-    return Section(table, rows, own)
+    return Section(table, rows, own, others)
+
+
+def _scored(table: Table) -> list[str]:
+    """Rows that have an Avg in some block; none of a table of factors, whose blocks share one."""
+    blocks = [block for block in table.blocks if not block.factor]
+    scored = [label for block in blocks for label, own in block.values.items() if own[AVERAGE]]
+    return [*dict.fromkeys(scored)]
 
 
 def differences(section: Section) -> Points:
-    """Avg of every row minus that of every other row as the reference; judged per reference.
+    """Avg of every row minus that of the reference, and of every other row as the reference.
 
-    Rows of a table of factors are compared with its reference alone.
+    As `table --reference ROW` judges them. Rows of a table of factors are compared with its
+    reference alone.
     """
     points: Points = []
-    for block in section.table.blocks:
-        base = baseline(block)
-        results = {(row.label, base): row.difference for row in block.rows}
-        averages = {label: row[AVERAGE] for label, row in block.values.items() if row[AVERAGE]}
-        for reference in averages if not block.factor else ():
-            if reference != base:
-                pairs = [(label, reference) for label in averages if label != reference]
-                results |= statistics.judge(averages, pairs).differences
-        for (label, reference), result in results.items():
-            if result is not None:
-                point = {"block": block_name(block), "reference": reference, "method": label}
+    for table in (section.table, *section.others.values()):
+        for block in table.blocks:
+            for row in block.rows:
+                if (result := row.difference) is None:
+                    continue
                 ends = {"mean": result.mean, "low": result.low, "high": result.high}
                 numbers = {k: None if v is None else round(v, 3) for k, v in ends.items()}
-                points.append({**point, **numbers, "verdict": verdict(result)})
+                names = {"block": block_name(block), "reference": baseline(block)}
+                points.append({**names, "method": row.label, **numbers, "verdict": verdict(result)})
     return points
 
 

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from benchmarks.environment import REPOSITORY
 from benchmarks.record import write_atomically
+from benchmarks.report.findings import findings
 from benchmarks.report.page import data, gallery
 from benchmarks.report.page.charts import Chart, charts, vl_convert
 from benchmarks.report.page.data import Empty, Section
@@ -93,6 +94,7 @@ def write_page(report: Report, path: Path) -> None:
         cards=data.cards(),
         links=data.published_links,
         environments=data.environments,
+        findings=findings,
         block_name=data.block_name,
         legend=gallery.legend,
         gallery_words=gallery.words,

@@ -77,6 +77,16 @@ def test_differences_from_the_reference_follow_the_verdicts() -> None:
     )
 
 
+def test_long_lists_of_what_is_not_known_are_a_number() -> None:
+    results = {f"row{n}": Difference(0.0, -2.0, 2.0, 3, True) for n in range(7)}
+    start = "Against freeze, on unseen domains: "
+    assert findings.against(results, "freeze") == start + "of the 7 rows the records cannot tell"
+    results["full"] = Difference(-3.0, -4.0, -2.0, 3, True)
+    assert findings.against(results, "freeze") == (
+        start + "full is worse; of the other 7 rows the records cannot tell"
+    )
+
+
 def test_gains_are_those_of_the_table(tmp_path: Path) -> None:
     table = toy_table(tmp_path)
     protocol = table.protocol("toy")

@@ -13,13 +13,23 @@ import pytest
 from tiny_voc import NIGHT, write_domain
 from tiny_worlds import write_world
 from toy_detections import detected
-from toy_records import toy_import, toy_record, toy_records, toy_table, write_toy_records
+from toy_records import (
+    build,
+    evaluation,
+    toy_import,
+    toy_record,
+    toy_records,
+    toy_table,
+    write_toy_records,
+)
 
 from benchmarks.__main__ import main
 from benchmarks.data.cards import IGNORE, load_card
 from benchmarks.detection import predictions as kept_boxes
 from benchmarks.detection import reading as boxes
 from benchmarks.report import spec as specs
+from benchmarks.report import table
+from benchmarks.report.findings import findings
 from benchmarks.report.page import gallery
 from benchmarks.report.page.charts import charts
 from benchmarks.report.page.data import sections
@@ -163,6 +173,14 @@ def rows_of(page: Path, capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any
     return json.loads(capfd.readouterr().out)
 
 
+def test_every_block_says_what_its_rows_say(page: Path) -> None:
+    (block,) = build(page.parent).blocks
+    said = findings(block)
+    assert said
+    shown = re.search(r'<ul class="findings">(.*?)</ul>', page.read_text(), re.DOTALL)[1]
+    assert re.findall("<li>(.*?)</li>", shown) == [f"{line}." for line in said]
+
+
 def test_markup_of_a_record_stays_text(page: Path) -> None:
     assert EVIL not in page.read_text()
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page.read_text()
@@ -187,6 +205,38 @@ def test_a_page_of_released_weights_alone_shows_them(tmp_path: Path) -> None:
         (section,) = sections("toy", [tmp_path / "records"], "controlled")
     assert [row["method"] for _, rows in section.released for row in rows] == ["soma_best"]
     assert charts(section, {}, {}) == []
+
+
+def test_a_reference_chosen_on_the_page_is_that_of_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A row that is not shown, a level of a factor, counts for the noise on both sides."""
+    toy_table(tmp_path)
+    noisy = [toy_record("vpt", n, evaluations=[evaluation(20, 9, 9 * n, 1)]) for n in range(3)]
+    write_toy_records(tmp_path / "records", [*toy_records(), *noisy])
+    monkeypatch.setattr(specs, "FOLDER", tmp_path)
+    monkeypatch.setattr(table, "factor_rows", lambda *_: {"vpt"})
+    places = ["--profile", "toy", "--records", str(tmp_path / "records")]
+    assert main(["report", *places, "--out", str(tmp_path / "page.html")]) == 0
+    spec = re.search(
+        r'id="toy_table-differences-spec">(.*?)</script>', (tmp_path / "page.html").read_text()
+    )
+    points = {(p["reference"], p["method"]): p for p in json.loads(spec[1])["data"]["values"]}
+    compared = 0
+    for reference in ("freeze", "lora", "soma", "full"):
+        capfd.readouterr()
+        of = [str(tmp_path / "toy_table.yaml"), *places, "--reference", reference]
+        assert main(["table", *of, "--format", "json"]) == 0
+        for row in json.loads(capfd.readouterr().out):
+            if row["difference"] is None:
+                assert (reference, row["method"]) not in points
+                continue
+            point = points[reference, row["method"]]
+            for ours, theirs in (("mean", ""), ("low", "_low"), ("high", "_high")):
+                assert point[ours] == pytest.approx(row[f"difference{theirs}"], abs=6e-4)
+                compared += 1
+            assert point["verdict"] == row["verdict"]
+    assert compared >= 30
 
 
 def test_figures_are_written_without_a_browser(page: Path, tmp_path: Path) -> None:
