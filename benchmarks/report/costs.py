@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from benchmarks.environment import Environment
 from benchmarks.errors import UserError
-from benchmarks.report.formats import tex
+from benchmarks.report.formats import rounded, tex
 from benchmarks.yaml_files import Strict
 
 FORMATS = ("text", "md", "csv", "tex", "json")
@@ -175,7 +175,7 @@ def _cells(costs: Costs, *, short: bool) -> tuple[list[str], list[list[str]]]:
     """Headings and texts; `short` fits 80 columns."""
     whole = next((row.kept_bytes for row in costs.rows if row.method == costs.reference), None)
     gpu = any(row.peak_bytes is not None for row in costs.rows)
-    headings = ["method", "trainable", "adapter", "start-up", "step"]
+    headings = ["method", "params" if short else "trainable", "adapter", "start-up", "step"]
     if short:
         headings += ["kept", "eval", "folded"]
     else:
@@ -192,21 +192,26 @@ def _cells(costs: Costs, *, short: bool) -> tuple[list[str], list[list[str]]]:
         start = f"{row.startup:.3g} / {row.startup_cached:.2g}{'' if short else ' s'}"
         cells = [
             row.method,
-            f"{row.trainable:,}",
-            f"{row.adapter_bytes / MIB:.3g}{mib}",
+            rounded(row.trainable) if short else f"{row.trainable:,}",
+            f"{_mib(row.adapter_bytes)}{mib}",
             f"{row.startup:.3g}" if short else start,
             f"{row.step:.2f}{times}",
         ]
-        kept = row.kept_bytes / MIB
         if short:
-            cells.append(f"{kept + row.state_bytes / MIB:.4g}")
+            cells.append(_mib(row.kept_bytes + row.state_bytes))
         else:
             share = "-" if not whole else f"{row.kept_bytes / whole:.2f}"
-            cells += [f"{kept:.4g} MiB", share, f"{row.state_bytes / MIB:.3g} MiB"]
-            cells += [f"{(row.peak_bytes or 0) / MIB:.4g} MiB"] if gpu else []
+            cells += [f"{_mib(row.kept_bytes)} MiB", share, f"{_mib(row.state_bytes)} MiB"]
+            cells += [f"{_mib(row.peak_bytes or 0)} MiB"] if gpu else []
         cells += [f"{row.evaluation:.2f}", f"{row.folded:.2f}" if folds else "-"]
         rows.append(cells if short else [*cells, "yes" if folds else "no"])
     return headings, rows
+
+
+def _mib(count: int) -> str:
+    """Bytes in MiB, three digits and never an exponent."""
+    value = count / MIB
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _latex(costs: Costs, title: str) -> str:
@@ -225,7 +230,7 @@ def _latex(costs: Costs, title: str) -> str:
             "% \\usepackage{booktabs}",
             *(f"% {note}" for note in notes(costs)),
             "\\begin{table}[t]",
-            "\\centering\\footnotesize\\setlength{\\tabcolsep}{3pt}",
+            "\\centering\\footnotesize\\setlength{\\tabcolsep}{2pt}",
             f"\\caption{{{tex(caption)}}}",
             f"\\label{{tab:table5-{costs.profile}}}",
             f"\\begin{{tabular}}{{@{{}}l{'r' * (len(headings) - 1)}@{{}}}}",

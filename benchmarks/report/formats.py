@@ -368,7 +368,7 @@ def _value(row: Row, key: str, style: str, bare: bool) -> str | None:
     """A number of a row; None where there is none. A `bare` difference stands without its word."""
     if key == "trainable":
         count = row.trainable
-        return None if count is None else f"{count:,}" if style == "whole" else _rounded(count)
+        return None if count is None else f"{count:,}" if style == "whole" else rounded(count)
     if key == "s_per_step":
         return None if row.seconds_per_step is None else f"{row.seconds_per_step:.3f}"
     if key == "difference":
@@ -378,7 +378,7 @@ def _value(row: Row, key: str, style: str, bare: bool) -> str | None:
     return _score(row.scores[key], style != "means")
 
 
-def _rounded(count: int) -> str:
+def rounded(count: int) -> str:
     """A count in three characters or so: 176k, 1.8M, 304M."""
     for unit, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= unit:

@@ -4,18 +4,23 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from toy_records import build, toy_record, toy_records
+from paths import ROOT
+from toy_records import build, toy_protocol, toy_record, toy_records
 
 from benchmarks.errors import UserError
+from benchmarks.record import Evaluation, Parameters, Score
 from benchmarks.report import table as tables
+from benchmarks.report.costs import load
+from benchmarks.report.costs import render as costs
 from benchmarks.report.formats import Layout, latex, render
-from benchmarks.report.spec import Published, load_table
+from benchmarks.report.spec import FOLDER, Published, TableSpec, load_table, published
 from benchmarks.report.statistics import Difference
 from benchmarks.report.table import Request, Table, one_placement, ordered
 
@@ -222,23 +227,66 @@ LATEX = shutil.which("pdflatex")
 @pytest.mark.skipif(LATEX is None, reason="pdflatex is not installed")
 @pytest.mark.parametrize("options", ["", "twocolumn"])
 def test_latex_compiles_and_fits(options: str, tmp_path: Path) -> None:
-    for name, table in tables_for_latex(tmp_path).items():
-        (tmp_path / f"{name}.tex").write_text(latex(table))
+    texts = {name: latex(table) for name, table in tables_for_latex(tmp_path).items()}
     narrow = latex(build(tmp_path), Layout(columns=("avg", "difference", "verdict")))
-    (tmp_path / "narrow.tex").write_text(narrow.replace("tab:", "tab:narrow"))
+    texts["narrow"] = narrow.replace("tab:", "tab:narrow")
+    assert compiled(texts, options, tmp_path) == []
+
+
+@pytest.mark.skipif(LATEX is None, reason="pdflatex is not installed")
+@pytest.mark.parametrize("options", ["", "twocolumn"])
+def test_latex_of_every_table_compiles_and_fits(options: str, tmp_path: Path) -> None:
+    """With their domains, rows and published numbers; Table 5 as it is committed."""
+    files = [file for file in sorted(FOLDER.glob("*.yaml")) if not load_table(file).rows]
+    texts = {file.stem: latex(every_row(load_table(file))) for file in files}
+    texts |= {f"table5-{p}": costs(load(ROOT / "results/costs", p), "tex") for p in PROFILES}
+    assert {"table1", "table2", "table3a", "table3d", "table5-paper"} <= {*texts}
+    assert compiled(texts, options, tmp_path) == []
+
+
+PROFILES = ("mini", "paper")
+
+
+def every_row(spec: TableSpec) -> Table:
+    """The rows of a table, three seeds in every domain, from records of the toy protocol."""
+    domains = {
+        name: Score(role=role, metrics={spec.metric: 34.56 + 10 * (role == "target")}, images=2)
+        for role, names in (("validation", ("held",)), ("target", (*spec.sources, *spec.domains)))
+        for name in names
+    }
+    records = [
+        toy_record(
+            label,
+            seed,
+            evaluations=[Evaluation(iteration=20, domains=domains)],
+            parameters=Parameters(
+                backbone_trainable=304_198_656, backbone_total=304_198_656, head=9
+            ),
+        )
+        for label in spec.methods
+        for seed in (0, 1, 2)
+    ]
+    return tables.build(spec, toy_protocol(), records, published(spec.published), Request())
+
+
+def compiled(texts: Mapping[str, str], options: str, folder: Path) -> list[str]:
+    """What pdflatex has to complain about in a paper that holds all of the tables."""
+    for name, text in texts.items():
+        (folder / f"{name}.tex").write_text(text)
     width = "" if options else r"\setlength\textwidth{397pt}"
-    inputs = "".join(rf"\input{{{name}.tex}}" for name in ("plain", "odd", "pairs", "narrow"))
-    (tmp_path / "paper.tex").write_text(
+    # Cleared after each, since LaTeX holds at most 18 floats that have no place yet.
+    inputs = "".join(rf"\input{{{name}.tex}}\clearpage " for name in texts)
+    (folder / "paper.tex").write_text(
         rf"\documentclass[{options}]{{article}}\usepackage{{booktabs,threeparttable}}"
         rf"{width}\begin{{document}}{inputs}\end{{document}}"
     )
     done = subprocess.run(
         [LATEX, "-halt-on-error", "-interaction=nonstopmode", "paper.tex"],
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         errors="replace",
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:]
-    assert not re.findall(r"Overfull.*|Float too large.*|LaTeX Error.*", done.stdout)
+    return re.findall(r"Overfull.*|Float too large.*|LaTeX Error.*", done.stdout)
