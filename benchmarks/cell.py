@@ -182,6 +182,27 @@ def make_cell(
     Raises:
         UserError: unknown method, field, placement, mode, or a value that does not fit; no trials.
     """
+    cell = name_cell(protocol, method, seed=seed, placement=placement, mode=mode, changes=changes)
+    cell.make_method()  # wrong names and values show here, before any work
+    return dataclasses.replace(cell, data=data)
+
+
+def name_cell(
+    protocol: Protocol,
+    method: str,
+    *,
+    seed: int,
+    placement: str | None = None,
+    mode: str = "controlled",
+    changes: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Cell:
+    """As `make_cell`, without a look at the method itself, which brings torch.
+
+    It says where the record lies; whether there is such a method, with such fields, nobody knows.
+
+    Raises:
+        UserError: unknown placement, mode or recipe field; a file that is not there; no trials.
+    """
     changes = {kind: dict(part) for kind, part in (changes or {}).items() if part}
     for domain, names in changes.pop("data", {}).items():
         protocol = protocol.excluding(domain, names)
@@ -195,8 +216,6 @@ def make_cell(
         if name in changes.get("method", {}):
             raise UserError(f"--set method.{name}: the placement decides it; use --placement")
     fields = placed | fields
-    code = methods.code_of(method)
-    make_method(method, fields, code)  # wrong names and values show here, before any work
     label = label_of(protocol, method, mode, changes, tuned)
     return Cell(
         protocol=protocol.model_copy(update={"recipe": recipe}),
@@ -206,9 +225,8 @@ def make_cell(
         placement=placement,
         mode=mode,
         seed=seed,
-        data=data,
         budget=budget,
-        code=code,
+        code=methods.code_of(method),
     )
 
 

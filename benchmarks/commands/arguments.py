@@ -162,15 +162,34 @@ def cells(
 ) -> list[Cell]:
     """The cells of METHODS as the flags of a command ask for them.
 
-    Seeds are outermost: a sweep that is cut off has complete rankings of its first seeds.
-
     Raises:
         UserError: a flag cannot be read, or the protocol has no such thing.
     """
-    from benchmarks.cell import combinations, make_cell
+    return _checked(_named(protocol, methods, seeds, placement, mode, settings))
+
+
+def _checked(named: Sequence[Cell]) -> list[Cell]:
+    for cell in named:
+        cell.make_method()
+    return [*named]
+
+
+def _named(
+    protocol: Protocol,
+    methods: Sequence[str],
+    seeds: str,
+    placement: str,
+    mode: str,
+    settings: Sequence[str],
+) -> list[Cell]:
+    """The cells of METHODS, see `cell.name_cell`.
+
+    Seeds are outermost: a sweep that is cut off has complete rankings of its first seeds.
+    """
+    from benchmarks.cell import combinations, name_cell
 
     asked = [
-        make_cell(protocol, method, seed=seed, placement=where, mode=mode, changes=changes)
+        name_cell(protocol, method, seed=seed, placement=where, mode=mode, changes=changes)
         for seed in numbers(seeds) or protocol.seeds
         for where in placements(protocol, placement) or (protocol.default_placement,)
         for method in dict.fromkeys(methods)
@@ -207,27 +226,40 @@ def cells_of(
     Raises:
         UserError: a flag cannot be read, or does not fit the table.
     """
-    if not spec.rows:
-        asked = names(methods) or spec.methods
-        return cells(protocol, asked, seeds, placement, mode, settings)
-    if settings:
-        raise UserError(f"--set: the rows of {spec.name} say what they change")
-    return cells_of_rows(spec, protocol, methods, seeds, placement, mode)
+    return _checked(named_of(spec, protocol, methods, seeds, placement, mode, settings))
 
 
-def cells_of_rows(
-    spec: TableSpec, protocol: Protocol, factors: str, seeds: str, placement: str, mode: str
+def named_of(
+    spec: TableSpec,
+    protocol: Protocol,
+    methods: str,
+    seeds: str,
+    placement: str,
+    mode: str,
+    settings: Sequence[str],
 ) -> list[Cell]:
-    """The cells of a table of factors, or of some of them; none twice.
+    """The same without a look at the methods themselves, see `cell.name_cell`.
 
     Raises:
-        UserError: a flag cannot be read, or names what the table has not.
+        UserError: a flag cannot be read, or does not fit the table.
     """
-    from benchmarks.cell import make_cell
+    if not spec.rows:
+        asked = names(methods) or spec.methods
+        return _named(protocol, asked, seeds, placement, mode, settings)
+    if settings:
+        raise UserError(f"--set: the rows of {spec.name} say what they change")
+    return _named_of_rows(spec, protocol, methods, seeds, placement, mode)
+
+
+def _named_of_rows(
+    spec: TableSpec, protocol: Protocol, factors: str, seeds: str, placement: str, mode: str
+) -> list[Cell]:
+    """The cells of a table of factors, or of some of them; none twice."""
+    from benchmarks.cell import name_cell
 
     chosen = factors_of(spec, factors, placement)
     asked = [
-        make_cell(
+        name_cell(
             protocol,
             line.method,
             seed=seed,

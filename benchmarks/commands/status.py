@@ -2,9 +2,10 @@
 
 import json
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,8 +24,10 @@ from benchmarks.commands.arguments import (
 )
 from benchmarks.errors import UserError
 from benchmarks.methods import label as label_of
-from benchmarks.protocol import Protocol
 from benchmarks.report.spec import TableSpec, load_table
+
+if TYPE_CHECKING:
+    from benchmarks.cell import Cell
 
 _PAUSE = 5.0  # seconds between two looks
 _OVER = ("done", "failed", "not applicable", "missing", "cut off", "other version")
@@ -57,8 +60,8 @@ def status(
         spec = load_table(table)
         protocol = spec.protocol(profile)
         version = protocol.version
-        wanted = _wanted(spec, protocol, methods, seeds, placement, mode, settings)
-        wanted = {out / path: name for path, name in wanted.items()}
+        flags = (methods, seeds, placement, mode, settings)
+        wanted = _wanted(spec, arguments.named_of(spec, protocol, *flags), out)
     while True:
         now = datetime.now(UTC)
         cells = cells_status.look(wanted if table else _all(out), version, now)
@@ -81,28 +84,18 @@ def status(
         raise typer.Exit(1)
 
 
-def _wanted(
-    spec: TableSpec,
-    protocol: Protocol,
-    methods: str,
-    seeds: str,
-    placement: str,
-    mode: str,
-    settings: list[str],
-) -> dict[Path, str]:
-    """Path of the record -> name, of the cells that a sweep with these flags has."""
-    if not (spec.rows or settings or methods or placement not in ("", "default")):
-        # Without the methods themselves, which bring torch: this is asked often.
-        protocol.changes_for("", mode)
-        where = protocol.default_placement
-        folder = Path(protocol.name) / (where if mode == "controlled" else f"{where}+{mode}")
-        return {
-            folder / label / f"seed{seed}.json": f"{label} seed {seed} ({where})"
-            for seed in arguments.numbers(seeds) or protocol.seeds
-            for label in map(label_of, spec.methods)
-        }
-    asked = arguments.cells_of(spec, protocol, methods, seeds, placement, mode, settings)
-    return {cell.path: str(cell) for cell in asked}
+def _wanted(spec: TableSpec, named: "Sequence[Cell]", out: Path) -> dict[Path, str]:
+    """Path of the record -> name, of the cells that a sweep with the same flags has.
+
+    Raises:
+        UserError: a cell that no table or record knows has no such method, or not with such fields.
+    """
+    known = {*map(label_of, spec.methods)}
+    for cell in named:
+        # Methods bring torch, and this is asked often: a sweep has looked at those of the others.
+        if not (spec.rows or cell.label in known or (out / cell.path).parent.is_dir()):
+            cell.make_method()
+    return {out / cell.path: str(cell) for cell in named}
 
 
 def _all(out: Path) -> dict[Path, str]:
