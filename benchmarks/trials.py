@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from benchmarks import methods
 from benchmarks.environment import REPOSITORY
 from benchmarks.errors import UserError
-from benchmarks.protocol import Protocol
+from benchmarks.protocol import TRIALS, Protocol
 from benchmarks.yaml_files import problem
 
 
@@ -141,6 +141,65 @@ def read(path: Path, metric: str) -> tuple[list[Trial], list[str]]:
                 "or move the file away and tune again"
             ) from None
     return trials, lines
+
+
+class Tried(BaseModel):
+    """What a summary holds for one method.
+
+    Attributes:
+        trials: their number.
+        runs: a trial has one per seed.
+        backbone_lr, weight_decay: those tried, ascending.
+        best: the chosen trial's, None where there is none.
+        score: mean of its seeds in percent.
+        lowest: the same of the trial with the lowest mean.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str
+    trials: int
+    runs: int
+    backbone_lr: tuple[float, ...]
+    weight_decay: tuple[float, ...]
+    best: tuple[float | None, float] | None
+    score: float | None
+    lowest: float | None
+
+
+def tried(trials: Iterable[Trial]) -> list[Tried]:
+    """One line per method of a summary, in its order."""
+    every, held = list(trials), []
+    for method in dict.fromkeys(trial.method for trial in every):
+        own = [trial for trial in every if trial.method == method]
+        scores: dict[tuple, list[float | None]] = {}
+        for trial in own:
+            scores.setdefault(trial.setting, []).append(trial.score)
+        means = {key: sum(runs) / len(runs) for key, runs in scores.items() if None not in runs}
+        best = next((trial.setting for trial in own if trial.chosen), None)
+        held.append(
+            Tried(
+                method=method,
+                trials=len(scores),
+                runs=len(own),
+                backbone_lr=tuple(sorted({trial.backbone_lr for trial in own} - {None})),
+                weight_decay=tuple(sorted({trial.weight_decay for trial in own})),
+                best=best and best[1:],
+                score=means.get(best),
+                lowest=min(means.values(), default=None),
+            )
+        )
+    return held
+
+
+def summary_of(protocol: Protocol) -> tuple[str, list[Trial]] | None:
+    """Name and runs of the summary that is kept for a protocol; None where there is none.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = REPOSITORY / TRIALS / f"{protocol.name}.csv"
+    return (f"{TRIALS}/{path.name}", read(path, protocol.metric)[0]) if path.is_file() else None
 
 
 def budget_of(protocol: Protocol, method: str, mode: str, seed: int) -> Budget | None:

@@ -22,11 +22,19 @@ def show(
     images: Annotated[str, typer.Option(help="Of a record: results per image, of a domain.")] = "",
     config: Annotated[bool, typer.Option("--config", help="Of a record: its whole cell.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --images: for scripts.")] = False,
+    against: Annotated[
+        list[str], typer.Option(help="Of a protocol: say where another differs; repeatable.")
+    ] = [],  # noqa: B006 - typer copies it
 ) -> None:
     """Say what a method, protocol, table, data set or record is.
 
     A record: row, scores per domain and class, digest, commit, and what lies beside it.
     """
+    if against:
+        if images or config or as_json:
+            raise UserError("--against is for protocols; it takes no other option")
+        print("\n".join(_differing([what, *against])))
+        return
     if what.endswith(".json"):
         from benchmarks.record import load_kept
 
@@ -78,6 +86,25 @@ def _file(kind: str, name: str) -> str:
         return _yaml(load_protocol(name).model_dump(mode="json"))
     folder = spec.FOLDER if kind == "tables" else cards.FOLDER
     return (folder / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _differing(names: list[str]) -> list[str]:
+    """One protocol beside others: only fields in which they differ, wrapped to 80 columns."""
+    from tabulate import tabulate
+
+    from benchmarks.report.protocols import SAYS, differing
+    from benchmarks.tasks import load_protocol
+
+    protocols = [load_protocol(name) for name in names]
+    rows = [[field, *values] for field, values in differing(protocols)]
+    if not rows:
+        return [f"{' and '.join(names)}: the same settings"]
+    longest = min(max(len(row[0]) for row in rows), 30)
+    width = max((76 - longest - 2 * len(names)) // len(names), 12)
+    headings = ["field", *(f"{p.name} {p.version}" for p in protocols)]
+    widths = [longest, *[width] * len(names)]
+    text = tabulate(rows, headings, "plain", disable_numparse=True, maxcolwidths=widths)
+    return [*(line.rstrip() for line in text.splitlines()), SAYS]
 
 
 def _yaml(value: Any) -> str:

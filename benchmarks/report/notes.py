@@ -3,7 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from benchmarks import trials
 from benchmarks.environment import Environment
+from benchmarks.errors import UserError
 from benchmarks.protocol import Protocol, Recipe
 from benchmarks.record import Record
 from benchmarks.report.spec import TableSpec
@@ -115,7 +117,7 @@ def notes(
         rule += " (target-oracle picks on the test domains: an upper bound, not a result)"
     lines.append(rule)
     lines.append(f"recipe mode: {mode}; {_differences(protocol, records)}")
-    lines += _budgets(records)
+    lines += [*_budgets(records), *_trials(protocol)]
     heads = sorted({record.parameters.head for record in records if record.parameters})
     if heads:
         sizes = ", ".join(f"{head:,}" for head in heads)
@@ -195,6 +197,24 @@ def _budgets(records: Sequence[Record]) -> list[str]:
         if record.budget:
             rows.setdefault(str(record.budget), {})[record.label] = None
     return [f"recipe chosen from {words}: {', '.join(rows[words])}" for words in rows]
+
+
+def _trials(protocol: Protocol) -> list[str]:
+    """How many trials every method has had, of those that are kept, and under which version."""
+    try:
+        kept = trials.summary_of(protocol)
+    except UserError as error:
+        return [f"trials: {error}"]
+    if kept is None:
+        return []
+    file, runs = kept
+    methods: dict[int, list[str]] = {}
+    for tried in trials.tried(runs):
+        methods.setdefault(tried.trials, []).append(tried.method)
+    counts = "; ".join(f"{count}: {', '.join(names)}" for count, names in methods.items())
+    versions = " and ".join(map(str, sorted({run.version for run in runs})))
+    seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
+    return [f"trials per method, {file}, version {versions}, seed {seeds}: {counts}"]
 
 
 def _machines(records: Sequence[Record]) -> list[str]:

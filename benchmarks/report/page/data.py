@@ -20,6 +20,7 @@ from benchmarks.record import Record
 from benchmarks.report import spec as specs
 from benchmarks.report.findings import baseline
 from benchmarks.report.formats import render
+from benchmarks.report.protocols import differing
 from benchmarks.report.records import read_imported, read_records
 from benchmarks.report.spec import AVERAGE, SOURCE, TableSpec
 from benchmarks.report.statistics import verdict
@@ -32,6 +33,7 @@ from benchmarks.report.table import (
     select,
     with_released,
 )
+from benchmarks.trials import Tried, summary_of, tried
 
 Points = list[dict[str, Any]]
 
@@ -405,3 +407,28 @@ def environments(section: Section) -> list[tuple[str, int]]:
             line = ", ".join(words)
             counts[line] = counts.get(line, 0) + 1
     return sorted(counts.items(), key=lambda item: -item[1])
+
+
+def protocols(section: Section) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Names with versions of all protocols of a table, its own first, and where they differ."""
+    every = [section.protocol, *map(section.spec.protocol, section.spec.protocols)]
+    made = {protocol.name: protocol for protocol in every}.values()
+    return [f"{protocol.name} {protocol.version}" for protocol in made], differing([*made])
+
+
+def trials_of(section: Section) -> tuple[str, list[Tried]]:
+    """What the kept trials of the protocol are, in words, and what they hold per method."""
+    try:
+        kept = summary_of(section.protocol)
+    except UserError:  # the table's notes say it
+        kept = None
+    if kept is None:
+        return "", []
+    file, runs = kept
+    first = runs[0]
+    seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
+    said = (
+        f"{file}: {section.protocol.metric} on {first.domain}, {first.protocol} version "
+        f"{first.version}, seed {seeds}"
+    )
+    return said, tried(runs)

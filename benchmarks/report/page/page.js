@@ -52,7 +52,7 @@ function table(section) {
   const filter = form.elements.filter;
   const filtered = () => {
     const part = filter.value.trim().toLowerCase();
-    for (const row of section.querySelectorAll("tbody tr")) row.hidden = !row.dataset.method.toLowerCase().includes(part);
+    for (const row of section.querySelectorAll(".block tbody tr")) row.hidden = !row.dataset.method.toLowerCase().includes(part);
     remember(name("filter"), part);
   };
   filter.addEventListener("input", filtered);

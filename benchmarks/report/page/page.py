@@ -19,6 +19,7 @@ from benchmarks.report.findings import findings
 from benchmarks.report.page import data, gallery
 from benchmarks.report.page.charts import Chart, charts, vl_convert
 from benchmarks.report.page.data import Empty, Section
+from benchmarks.report.protocols import SAYS
 
 HERE = Path(__file__).parent
 
@@ -94,6 +95,9 @@ def write_page(report: Report, path: Path) -> None:
         cards=data.cards(),
         links=data.published_links,
         environments=data.environments,
+        protocols=data.protocols,
+        trials_of=data.trials_of,
+        says=SAYS,
         findings=findings,
         block_name=data.block_name,
         legend=gallery.legend,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from paths import DATA
 from tiny_voc import NIGHT, write_domain
 from tiny_worlds import write_world
 from toy_detections import detected
@@ -23,6 +24,7 @@ from toy_records import (
     write_toy_records,
 )
 
+from benchmarks import trials
 from benchmarks.__main__ import main
 from benchmarks.data.cards import IGNORE, load_card
 from benchmarks.detection import predictions as kept_boxes
@@ -179,6 +181,44 @@ def test_every_block_says_what_its_rows_say(page: Path) -> None:
     assert said
     shown = re.search(r'<ul class="findings">(.*?)</ul>', page.read_text(), re.DOTALL)[1]
     assert re.findall("<li>(.*?)</li>", shown) == [f"{line}." for line in said]
+
+
+def test_protocols_and_trials_of_a_table_stand_below_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The toy table with a second profile and a summary of trials."""
+    toy_table(tmp_path)
+    text = (tmp_path / "toy_table.yaml").read_text()
+    own = (DATA / "toy.yaml").read_text()
+    other = re.sub(r"(?m)^name: .*", "name: toy_other", own).replace("profile: toy", "profile: far")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/toy_other.yaml").write_text(re.sub(r"seeds: .*", "seeds: [41]", other))
+    (tmp_path / "toy_table.yaml").write_text(
+        text.replace("protocols: {", f"protocols: {{far: {tmp_path / 'other/toy_other.yaml'}, ")
+    )
+    write_toy_records(tmp_path / "records", toy_records())
+    kept = tmp_path / "results/trials/toy.csv"
+    kept.parent.mkdir(parents=True)
+    kept.write_text(
+        "method,backbone_lr,weight_decay,miou,chosen,protocol,version,domain,seed\n"
+        "full,0.001,0.05,40.0,1,toy,3,gtav_held_out,100\n"
+        "full,0.001,0.05,42.0,1,toy,3,gtav_held_out,101\n"
+        "full,0.01,0.05,31.5,0,toy,3,gtav_held_out,100\n"
+        "full,0.01,0.05,30.5,0,toy,3,gtav_held_out,101\n"
+        "freeze,,0.05,20.0,1,toy,3,gtav_held_out,100\n"
+    )
+    monkeypatch.setattr(specs, "FOLDER", tmp_path)
+    monkeypatch.setattr(trials, "REPOSITORY", tmp_path)
+    out = tmp_path / "page.html"
+    places = ["--profile", "toy", "--records", str(tmp_path / "records")]
+    assert main(["report", *places, "--out", str(out)]) == 0
+    text = re.sub(r"\s*<[^>]+>\s*", "|", out.read_text())
+    text = re.sub(r"\|+", "|", text)
+    assert "|field|toy 3|toy_other 3|seeds|0, 1, 2|41|" in text
+    assert "|full|2|0.001|41.0|31.0|4|0.001, 0.01|0.05|" in text
+    assert "|freeze|1|-|20.0|20.0|1|-|0.05|" in text
+    note = "trials per method, results/trials/toy.csv, version 3, seed 100, 101: 2: full; 1: freeze"
+    assert f"|{note}|" in text
 
 
 def test_markup_of_a_record_stays_text(page: Path) -> None:
