@@ -20,24 +20,31 @@ def findings(block: Block) -> list[str]:
     """At most three sentences; none that the records do not support.
 
     The best row on the source and the best on unseen domains are chosen on the scores, so they are
-    judged against every row with intervals that hold together over all pairs of rows.
+    judged against every row with intervals that hold together over all pairs of rows; against the
+    reference on unseen domains as the table judges them, so that no sentence contradicts it.
     """
     reference, resolved = baseline(block), {row.label: row.difference for row in block.rows}
+    unseen = _judged(block.values, AVERAGE)
+    for label, result in resolved.items():
+        if result:
+            unseen |= {(label, reference): result, (reference, label): _turned(result)}
     said = [
-        best_on_source(block.values),
-        best_unseen(block.values, reference),
+        best_on_source(block.values, unseen),
+        best_unseen(block.values, unseen, reference),
         against(resolved, reference),
     ]
     return [sentence for sentence in said if sentence]
 
 
-def best_on_source(values: Columns) -> str | None:
-    """Who leads on the source, and what that is worth on unseen domains; None: nobody leads."""
-    best, judged = _leader(values, SOURCE)
-    beaten = _rivals(judged, best, "better")
+def best_on_source(values: Columns, unseen: Differences) -> str | None:
+    """Who leads on the source, and what that is worth on unseen domains; None: nobody leads.
+
+    `unseen` are the differences on unseen domains between all rows, in both directions.
+    """
+    best = _leader(values, SOURCE)
+    beaten = _rivals(_judged(values, SOURCE), best, "better")
     if not beaten:
         return None
-    unseen = _judged(values, AVERAGE)
     worse, better = (_rivals(unseen, best, word) for word in ("worse", "better"))
     says = [
         f"{word} than {_among(rivals, values)}"
@@ -55,13 +62,13 @@ def best_on_source(values: Columns) -> str | None:
     )
 
 
-def best_unseen(values: Columns, reference: str) -> str | None:
+def best_unseen(values: Columns, unseen: Differences, reference: str) -> str | None:
     """Who leads on unseen domains; None: the records tell the highest mean from no other.
 
     None too where the reference leads: what `against` says is the same then.
     """
-    best, judged = _leader(values, AVERAGE)
-    beaten = _rivals(judged, best, "better")
+    best = _leader(values, AVERAGE)
+    beaten = _rivals(unseen, best, "better")
     if not beaten or best == reference:
         return None
     rest = [label for label in values if label not in (best, *beaten) and values[label][AVERAGE]]
@@ -124,13 +131,13 @@ def listed(labels: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(labels[:-1]), *labels[-1:]]))
 
 
-def _leader(values: Columns, column: str) -> tuple[str, Differences]:
-    """The row with the highest mean of a column, "" of none, and all differences of the column."""
+def _leader(values: Columns, column: str) -> str:
+    """The row with the highest mean of a column; "" of none."""
     means = {label: _mean(own[column]) for label, own in values.items() if own[column]}
-    return max(means, key=means.__getitem__, default=""), _judged(values, column)
+    return max(means, key=means.__getitem__, default="")
 
 
-def _judged(values: Columns, column: str) -> Differences:
+def _judged(values: Columns, column: str) -> dict[tuple[str, str], Difference | None]:
     """All ordered pairs of rows; intervals hold together over them."""
     scored = {label: own[column] for label, own in values.items() if own[column]}
     judged = judge(scored, [*combinations(scored, 2)]).differences

@@ -162,6 +162,7 @@ def overview(points: Points, reference: str) -> Spec:
     rows = {"field": "method", "type": "nominal", "title": None}
     rows["sort"] = [*dict.fromkeys(point["method"] for point in points)]
     x = {"type": "quantitative", "title": None, "scale": {"padding": 8}}
+    x["axis"] = {"tickCount": 4, "labelOverlap": True}
     words = [word for word in WORDS if any(point["verdict"] == word for point in points)]
     palette = dict(zip(WORDS, ("better", "worse", "within", "other"), strict=True))
     shapes = dict(zip(WORDS, ("triangle-up", "triangle-down", "square", "circle"), strict=True))
@@ -180,12 +181,17 @@ def overview(points: Points, reference: str) -> Spec:
     font = "Liberation Sans, Arial, Helvetica, sans-serif"
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "title": {"text": f"mIoU minus that of {reference}, points", "anchor": "start"},
+        "title": {
+            "text": f"mIoU minus that of {reference}, points (axes differ)",
+            "anchor": "start",
+        },
         "data": {"values": points},
         "facet": {
             "column": {"field": "where", "type": "nominal", "title": None, "sort": None},
         },
         "spec": {"width": 175, "height": {"step": 26}, "layer": [zero, rule, point]},
+        # Rows differ several times as much on the source: on one scale the other would not be read.
+        "resolve": {"scale": {"x": "independent"}},
         "background": "white",
         "padding": 12,
         "config": {
