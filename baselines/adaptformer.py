@@ -24,7 +24,7 @@ class Bottleneck(nn.Module):
         scale: factor on the output.
         dropout: probability, between the two linears.
         reads: x is what enters that norm, what leaves it, or the former in a layer norm of its own.
-        like: the new tensors get its type and device. The draw is made on the CPU.
+        like: of any shape; the new tensors get its type and device. The draw is made on the CPU.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Bottleneck(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.scale, self.reads = scale, reads
         self.branch: Tensor | None = None
+        # Drawn on the CPU and moved: a GPU's generator would give another start for the same seed.
         self.to(like.device, like.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,11 +47,14 @@ class Bottleneck(nn.Module):
         return self.up(self.dropout(functional.relu(self.down(self.norm(x))))) * self.scale
 
     def read(self, norm: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> None:
-        """Hook on the norm before the MLP."""
+        """Hook on the norm before the MLP: keeps the branch (..., width)."""
         self.branch = self(y if self.reads == "norm2" else args[0])
 
     def add(self, block: nn.Module, args: tuple[Tensor, ...], y: Tensor | None) -> Tensor | None:
-        """Hook after the block, and where it broke off (y is None): nothing outlives the pass."""
+        """Hook after the block: y (..., width) plus the branch.
+
+        Called where the block broke off, too (y is None): nothing outlives the pass.
+        """
         branch, self.branch = self.branch, None
         return None if y is None else y + branch.reshape(y.shape)
 
@@ -59,6 +63,9 @@ class Bottleneck(nn.Module):
 class AdaptFormer(Method):
     """Two linears with a ReLU between them, parallel to the MLP; the backbone stays frozen.
 
+    block(x) + scale Up(Dropout(ReLU(Down(h)))) with h as `reads` says. Down (bottleneck, width) and
+    Up (width, bottleneck) and their biases learn; Up starts at zero, so that the start is exact.
+
     Attributes:
         bottleneck: width between the two linears.
         scale: factor on what is added.
@@ -66,6 +73,9 @@ class AdaptFormer(Method):
         reads: "norm2": the tokens as the MLP reads them, normalised, the formula of the paper as we
             know it. "stream": as they leave the attention, like the released code. "own_norm":
             through a layer norm that learns too; known copies have that, and a scale of 1.
+
+    Raises:
+        ValueError: a bottleneck below 1, a dropout outside [0, 1), or an unknown `reads`.
     """
 
     source: ClassVar[str] = (
@@ -79,7 +89,8 @@ class AdaptFormer(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "scale", float(self.scale))  # equal methods compare equal
+        # YAML gives an integer for 1: equal methods have to compare equal.
+        object.__setattr__(self, "scale", float(self.scale))
         if self.bottleneck < 1 or not 0 <= self.dropout < 1:
             raise ValueError(
                 f"bottleneck {self.bottleneck}, dropout {self.dropout}: at least 1, in [0, 1)"

@@ -11,7 +11,9 @@ class BitFit(Method):
     """Every bias learns: of linears, norms, the final norm and the patch embedding.
 
     With a `start_block` those of the embeddings and of earlier blocks do not. Leaf names count, so
-    that a table of relative position biases is none. Published with a learning rate of 1e-3.
+    that a table of relative position biases is none. The bias of k counts, though softmax takes its
+    gradient away unless positions are rotary: Adam moves it by rounding. Published with a learning
+    rate of 1e-3.
     """
 
     source: ClassVar[str] = (

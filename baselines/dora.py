@@ -13,7 +13,10 @@ from soma.initialise import kaiming_factors
 class DoRA(LowRank):
     """LoRA on the direction of each output row, and a learned length per row.
 
-    The low-rank layer takes the norm per output row; the lengths do not decay.
+    y = m V x / ||V|| + b with V = W + s B A (equation 5 of the paper). A, B and the lengths m
+    (out,) learn; W and b do not. m starts at ||W||, so that the start is exact. The norm is that of
+    V and not of W, and per output row: the paper writes W transposed, and says column. The bias
+    gets no gain, and m does not decay, which would shrink the outputs.
 
     Attributes:
         detach_norm: no gradient through the norm, as section 4.3 of the paper proposes and the
@@ -28,5 +31,5 @@ class DoRA(LowRank):
     detach_norm: bool = True
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """A from Kaiming uniform, B zero."""
+        """A from Kaiming uniform, B zero: A (rank, in) and B (out, rank)."""
         return kaiming_factors(weight, self.rank)

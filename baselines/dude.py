@@ -13,8 +13,9 @@ from soma.initialise import svd_factors
 class DuDe(LowRank):
     """PiSSA's start inside DoRA: principal components as the direction, a learned length per row.
 
-    The lengths are those of the pretrained rows. The paper's settings for vision were not
-    available; rank and alpha are those of PiSSA and DoRA here.
+    y = m V x / ||V|| + b with V = W - s B0 A0 + s B A, the norm per output row. A, B and m learn;
+    m starts at the lengths of the pretrained rows, ||W||, not at those of the residual weight. The
+    paper's settings for vision were not available; rank and alpha are those of PiSSA and DoRA here.
     """
 
     source: ClassVar[str] = (
@@ -26,5 +27,5 @@ class DuDe(LowRank):
     magnitude: ClassVar[bool] = True
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """The leading singular components."""
+        """The leading singular components: A (rank, in) and B (out, rank)."""
         return svd_factors(weight, self.rank, "principal", self.scale)

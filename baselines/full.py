@@ -12,6 +12,7 @@ class Full(Method):
 
     The configuration of the official full fine-tuning row leaves norms, layer scales and embeddings
     out, but names a model that is not in the repository, so it cannot be followed to the letter.
+    Its backbone learns at a hundredth of the head's rate, and its place among methods hinges on it.
     """
 
     source: ClassVar[str] = "standard practice; configs/fft_vfms of github.com/ysj9909/SoMA 7ea8c0e"

@@ -43,10 +43,14 @@ class HFPeft(Targeted):
         tuner: its name in peft's `PeftType`, such as "OFT"; capitals do not matter.
         options: JSON object of the arguments of its config. Which linears it sits on is `targets`
             and `start_block`, whether their biases learn too is `train_bias`.
+
+    Raises:
+        ValueError: peft is missing, or does not know or take the tuner or one of its options.
     """
 
     source: ClassVar[str] = "github.com/huggingface/peft. Its documentation names each paper"
-    packages: ClassVar[tuple[str, ...]] = ("peft",)  # their versions are part of a cell
+    # Their versions are part of a cell: another version may compute something else.
+    packages: ClassVar[tuple[str, ...]] = ("peft",)
 
     tuner: str
     options: str = "{}"
@@ -56,12 +60,17 @@ class HFPeft(Targeted):
         super().__post_init__()
         object.__setattr__(self, "tuner", self.tuner.upper())
         options = json.loads(self.options, object_pairs_hook=_without_repetition)
+        # One text for equal options: cells and adapters are compared by it.
         object.__setattr__(self, "options", json.dumps(options, sort_keys=True))
         self._config([], options)
 
     @property
     def option_types(self) -> dict[str, Any]:
-        """Name -> type that peft states for it, of every option that is given."""
+        """Name -> type that peft states for it, of every option that is given.
+
+        Raises:
+            ValueError: peft is missing.
+        """
         stated = get_type_hints(type(self._config([], {})))
         return {name: stated[name] for name in json.loads(self.options)}
 
@@ -96,7 +105,8 @@ class HFPeft(Targeted):
         if (start := options.get("init_lora_weights")) in NEED_DATA:
             raise ValueError(f"init_lora_weights={start} needs data to start from; none is given")
         here: dict[str, Any] = {}
-        if "feedforward_modules" in arguments[self.tuner]:  # (IA)^3 rescales what enters fc2
+        # (IA)^3 rescales what enters fc2, and what leaves any other linear.
+        if "feedforward_modules" in arguments[self.tuner]:
             second = [name for name in names if parameter_role(f"{name}.weight") == "fc2"]
             here["feedforward_modules"] = second
         if "progressbar" in arguments[self.tuner]:
@@ -124,7 +134,11 @@ class HFPeft(Targeted):
         self.attach_empty(vit)
 
     def attach_empty(self, vit: nn.Module) -> None:
-        """The same without a look at what the options do."""
+        """The same without a look at what the options do.
+
+        Raises:
+            ValueError: peft refuses the options, or warns of one.
+        """
         chosen = self.target_linears(vit)
         before = {name: linear.weight.detach().clone() for name, linear in chosen.items()}
         self._inject(vit, list(chosen), json.loads(self.options))
@@ -141,7 +155,9 @@ class HFPeft(Targeted):
                 warnings.simplefilter("always")
                 tuner = _peft("PEFT_TYPE_TO_TUNER_MAPPING")[self.tuner]
                 config = self._config(names, options)
-                if self.tuner == "LILY":  # it shares among linears that one target matches
+                # It shares among linears that one target matches, so that full names would share
+                # nothing.
+                if self.tuner == "LILY":
                     leaves = {re.sub(r"^blocks\.\d+\.", "", name) for name in names}
                     others = [name for name, _ in vit.named_modules() if name not in names]
                     config.target_modules, config.exclude_modules = leaves, others
@@ -153,7 +169,8 @@ class HFPeft(Targeted):
             layer = vit.get_submodule(name)
             if (rank := layer.r["default"]) != (taken := len(layer.lora_A["default"].weight)):
                 raise ValueError(f"{self.tuner}: r = {rank}, but peft takes {taken} for {name}")
-        texts = [str(warning.message) for warning in said]  # some are about a missing compiler
+        # Some are about a missing compiler, and say nothing of the options.
+        texts = [str(warning.message) for warning in said]
         if about := [text for text in texts if any(name in text for name in options)]:
             raise ValueError(f"{self.tuner}: peft warns: {about[0]}")
 
@@ -177,7 +194,8 @@ class HFPeft(Targeted):
             try:
                 changed = self._tried(chosen, other)
             except ValueError:
-                continue  # peft needs what was asked for
+                # Without it peft refuses, so that it was not ignored.
+                continue
             if _same(result, changed):
                 raise ValueError(f"{self.tuner}: peft {what}")
 
@@ -188,12 +206,14 @@ class HFPeft(Targeted):
         root = nn.Module()
         for name, linear in linears.items():
             _put(root, name, copy.deepcopy(linear).to("cpu"))
+        # The trial must not move the generator that the real start is drawn from.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self._inject(root, list(linears), options)
             learning = [p for p in root.parameters() if p.requires_grad]
             for index, parameter in enumerate(learning):
                 torch.manual_seed(index)
+                # B starts at zero in most tuners, and would hide what an option does to the output.
                 parameter.data += 0.05 * torch.randn_like(parameter)
             outputs = {}
             for mode in (False, True):
@@ -217,8 +237,13 @@ class HFPeft(Targeted):
         return self.train_bias and is_bias
 
     def fold(self, vit: nn.Module) -> None:
-        """Let peft merge each linear; q, k and v stay split."""
-        plain = {}  # put in at the end: a refusal half-way leaves the backbone as it was
+        """Let peft merge each linear; q, k and v stay split.
+
+        Raises:
+            NotFoldable: peft does not merge this tuner.
+        """
+        # Put in at the end: a refusal half-way leaves the backbone as it was.
+        plain = {}
         for name, layer in vit.named_modules():
             if not hasattr(layer, "base_layer"):
                 continue
@@ -256,7 +281,8 @@ def _require_matches(pattern: str, values: Mapping[str, Any], names: list[str]) 
     """Each key must mean one of the linears, and each linear one key."""
     met: dict[str, str] = {}
     for key in values:
-        matching = [name for name in names if re.match(rf"(.*\.)?({key})$", name)]  # as peft does
+        # Matched as peft matches, which reads its keys as patterns.
+        matching = [name for name in names if re.match(rf"(.*\.)?({key})$", name)]
         if not matching:
             raise ValueError(f"{pattern}: {key!r} is the name of no linear that is adapted")
         for name in matching:

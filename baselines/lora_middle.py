@@ -13,12 +13,16 @@ from soma.initialise import svd_factors
 class LoRAMiddle(LowRank):
     """Tune a run of intermediate singular components of each weight; the rest of it is frozen.
 
-    The paper's rule for which run was not available: the centred one is our reading, that of the
-    `mid` mode in MiLoRA's script.
+    y = (W - s B0 A0) x + b + s B A x as in PiSSA, with `rank` neighbouring singular values. A and B
+    learn, the residual weight and b do not. The paper's rule for which run was not available: the
+    centred one is our reading, that of the `mid` mode in MiLoRA's script.
 
     Attributes:
         component_start: index of the first component, or a float in [0, 1]: the share of the way
             from the largest components (0.0, PiSSA) to the smallest (1.0, MiLoRA).
+
+    Raises:
+        ValueError: a start below zero, or a share above one.
     """
 
     source: ClassVar[str] = "Least but not Last, arXiv 2602.03493 (abstract; no code was available)"
@@ -34,8 +38,9 @@ class LoRAMiddle(LowRank):
             raise ValueError(f"component_start {start!r}: expected an index or a share in [0, 1]")
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """The singular components from `component_start` on."""
+        """The singular components from `component_start` on: A (rank, in) and B (out, rank)."""
         start = self.component_start
         if isinstance(start, float):
+            # Not below zero: of a rank that is too large, `svd_factors` says so in its own words.
             start = int(start * max(0, min(weight.shape) - self.rank))
         return svd_factors(weight, self.rank, start, self.scale)

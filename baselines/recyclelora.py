@@ -14,9 +14,12 @@ from soma.initialise import pivoted_qr_factors
 class RecycleLoRA(LowRank):
     """Two pairs of factors from a column-pivoted QR: a main one of minor directions, a sub one.
 
-    B holds the last columns of Q (main) and its first ones (sub), A picks their pivot columns.
-    Both pairs lie in one `lora_a` and `lora_b`, main first. Published on a fused qkv; here q, k and
-    v are split as for every method. The release trains the mask token too, which no image passes.
+    y = (W - s B0 A0) x + b + s B A x with W P = Q R. B0 holds the last columns of Q (main) and its
+    first ones (sub), A0 picks their pivot columns: B0 A0 is no component of W. Both pairs lie in
+    one `lora_a` and `lora_b`, main first, and learn; the residual weight and b do not. s = 1 / 36
+    makes for small steps: its learning rate is not comparable with SoMA's. Published on a fused
+    qkv; here q, k and v are split as for every method. The release trains the mask token too, which
+    no image passes.
 
     Attributes:
         rank: of both pairs together; published 32 + 4, or 32 + 2 between real domains.
@@ -27,6 +30,9 @@ class RecycleLoRA(LowRank):
         skip: which linears a `start_block` leaves out. "blocks" is what the paper means. "released"
             counts linears per parent module against 4 x `start_block`, as the code does: no parent
             has that many, so that any start but 0 adapts nothing.
+
+    Raises:
+        ValueError: more sub directions than directions, a rate of zero, or an unknown `skip`.
     """
 
     source: ClassVar[str] = (
@@ -54,22 +60,29 @@ class RecycleLoRA(LowRank):
             raise ValueError(f"skip {self.skip!r}: expected blocks or released")
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """The last columns of Q, then the first, and the rows that pick their pivots."""
+        """Rows A (rank, in) that pick pivots, and their columns B (out, rank) of Q, the last first.
+
+        Raises:
+            ValueError: the rank is too large for the weight.
+        """
         count = min(weight.shape)
         if self.rank > count:
             raise ValueError(f"rank {self.rank}: the weight has {count} directions")
         main = range(count - (self.rank - self.sub_rank), count)
         a, b = pivoted_qr_factors(weight, [*main, *range(self.sub_rank)])
         gain = self._rates(weight).reciprocal()
+        # A step of Adam has one length whatever the gradient: a larger factor moves by a smaller
+        # share of itself.
         return gain[:, None] * a, b * gain
 
     def core(self, weight: Tensor) -> Tensor:
-        """Diagonal: takes back what the sub pair's factors are stored larger."""
+        """Diagonal (rank, rank): takes back what the sub pair's factors are stored larger."""
         return self._rates(weight).square().diag()
 
     def _rates(self, weight: Tensor) -> Tensor:
         """Relative learning rate of each direction, (rank,)."""
         rates = torch.ones(self.rank, dtype=weight.dtype, device=weight.device)
+        # The sub pair stands last in `factors`.
         rates[self.rank - self.sub_rank :] = self.sub_rate
         return rates
 

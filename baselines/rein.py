@@ -35,10 +35,14 @@ class Refinement(nn.Module):
         self.prefix = prefix
 
     def refine(self, block: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
-        """Hook after a block, which knows its index among the adapted ones."""
+        """Hook after a block, which knows its index among the adapted ones.
+
+        y and the result are (B, tokens, width), class and register tokens first.
+        """
         tokens = self.tokens_a[block.rein_index] @ self.tokens_b[block.rein_index]
         prefix, f = y[:, : self.prefix], y[:, self.prefix :]
         weights = (f @ tokens.T / math.sqrt(f.shape[-1])).softmax(dim=-1)
+        # Dropped after the softmax: a feature that needs no change gives its weight to the sink.
         drawn = weights[..., 1:] @ self.token_linear(tokens[1:])
         refined = f + self.scale * self.feature_linear(drawn + f)
         return torch.cat([prefix, refined], dim=1)
@@ -48,6 +52,9 @@ class Refinement(nn.Module):
 class Rein(Method):
     """Between blocks, patch tokens attend to learned low-rank tokens; the backbone stays frozen.
 
+    After block i: f + scale (W_f (D + f) + b_f), see `Refinement` for D. The tokens of each block,
+    the two linears and the scale, which all blocks share, learn. Tokens and scale do not decay.
+
     This is the part in the backbone. The link from the tokens to the queries of a mask decoder,
     459,264 of the published 2,990,081 parameters, is left out: a method does not see the head.
 
@@ -55,11 +62,15 @@ class Rein(Method):
         tokens: number of tokens per block.
         rank: of the tokens of a block.
         scale: starting value of the learned factor on what is added.
+
+    Raises:
+        ValueError: fewer than two tokens, of which one is the sink, or a rank below one.
     """
 
     source: ClassVar[str] = "Rein, arXiv 2312.04265; github.com/w1oves/Rein, commit 7da85bc"
     needs: ClassVar[frozenset[str]] = frozenset({"token_sequence"})
-    exact_start: ClassVar[bool] = False  # but near: what is added starts at `scale`
+    # Near, though: what is added starts at `scale`.
+    exact_start: ClassVar[bool] = False
 
     tokens: int = 100
     rank: int = 16
@@ -67,7 +78,8 @@ class Rein(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "scale", float(self.scale))  # equal methods compare equal
+        # YAML gives an integer for 1: equal methods have to compare equal.
+        object.__setattr__(self, "scale", float(self.scale))
         if self.tokens < 2 or self.rank < 1:
             raise ValueError(f"tokens {self.tokens}, rank {self.rank}: at least 2, at least 1")
 
@@ -77,8 +89,10 @@ class Rein(Method):
         like = next(vit.parameters())
         tokens = self._draw(vit, len(blocks), like.dtype)
         vit.rein = Refinement(tokens, prefix=prefix, scale=self.scale)
+        # Drawn on the CPU and moved: a GPU's generator would give another start for the same seed.
         vit.rein.to(like.device).train(vit.training)
         for index, block in enumerate(blocks):
+            # Kept on the block, not counted in the hook: a checkpointed block runs its hook twice.
             block.rein_index = index
             # A bound method: a deep copy of the backbone gets hooks on its own tokens.
             block.register_forward_hook(vit.rein.refine)

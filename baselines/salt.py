@@ -16,6 +16,11 @@ from soma.spectral import Relu, Spectral, SpectralLinear
 class SALT(Spectral):
     """Scale and shift of the largest singular values, a low-rank change among all others.
 
+    y = U M V^T x + b with W = U diag(S) V^T. M is diag(a S + c) on the largest singular values and
+    diag(S) + X Y on the others. a, c, X, Y and what `also` names learn; U, S and V do not, and are
+    saved with the adapter, since X Y mixes singular vectors whose signs depend on the library. a
+    and c do not decay: towards zero that would delete a component.
+
     Published on a fused qkv; here q, k and v are split as for every method. The penalty on the
     changes, zero in the released configuration, is left out: a method adds nothing to the loss.
 
@@ -29,6 +34,9 @@ class SALT(Spectral):
             N(0, 0.01^2), which is none (released for SAM).
         also: what else learns: "norms" and "pos_embed" as published, "biases" of the targets. Norms
             are known by name: a part of it holds "norm".
+
+    Raises:
+        ValueError: a share or rank out of range, or an unknown word in `relu`, `init` or `also`.
     """
 
     source: ClassVar[str] = (
@@ -44,7 +52,8 @@ class SALT(Spectral):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "also", tuple(self.also))  # YAML gives a list
+        # YAML gives a list, and a frozen method has to be hashable.
+        object.__setattr__(self, "also", tuple(self.also))
         if not 0 <= self.share < 1 or self.rank < 1:
             raise ValueError(f"share {self.share}, rank {self.rank}: in [0, 1), at least 1")
         if self.relu not in ("none", "diagonal", "full"):
@@ -60,8 +69,13 @@ class SALT(Spectral):
         return self.init == "kaiming"
 
     def layer(self, linear: nn.Linear, triplets: Triplets) -> SpectralLinear:
-        """Scales of one, shifts of zero, X and Y as `init` says."""
+        """Scales of one, shifts of zero, X and Y as `init` says.
+
+        Raises:
+            ValueError: the rank is larger than the number of components left for X Y.
+        """
         s = triplets[1]
+        # At least one, as in the released code: a narrow weight would have none to scale.
         top = max(1, int(self.share * len(s)))
         if self.rank > len(s) - top:
             raise ValueError(f"rank {self.rank}: X Y acts on {len(s) - top} singular components")
@@ -76,6 +90,7 @@ class SALT(Spectral):
         x = torch.empty(rest, self.rank, dtype=like.dtype)
         y = torch.zeros(self.rank, rest, dtype=like.dtype)
         if self.init == "kaiming":
+            # Not the usual sqrt(5): as released for SAM 2.
             nn.init.kaiming_uniform_(x, a=math.sqrt(20))
         else:
             nn.init.normal_(x, std=0.01), nn.init.normal_(y, std=0.01)

@@ -28,7 +28,7 @@ class SoMARelease(SoMA):
     subtract: bool = added_field(False)
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Singular components of a random weight of the same shape."""
+        """Components of a random weight of the same shape: A (rank, in) and B (out, rank)."""
         return svd_factors(
             default_linear_weight(*weight.shape, like=weight),
             self.rank,

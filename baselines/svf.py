@@ -14,13 +14,18 @@ from soma.spectral import Spectral, SpectralLinear
 class SVF(Spectral):
     """The singular values of each weight learn, its singular vectors and biases stay.
 
-    The largest `rank` of them alone are SVFit; scaled, shifted and cut off at zero they are S-SAM.
+    y = U diag(a S + c) V^T x + b with W = U diag(S) V^T. `form` says which of a (starts at one) and
+    c (at zero) learn; neither decays. The largest `rank` of them alone are SVFit; scaled, shifted
+    and cut off at zero they are S-SAM. Few numbers learn: it wants a far higher rate than LoRA.
 
     Attributes:
         form: "values": each value learns itself (stored as its difference from the pretrained one).
             "scale": a factor per value, which moves large values more. "scale+shift": both.
         rank: how many values learn, from the largest on; None for all.
         relu: negative values count as zero, as S-SAM has it.
+
+    Raises:
+        ValueError: an unknown `form`, or a rank below one.
     """
 
     source: ClassVar[str] = (
@@ -40,7 +45,11 @@ class SVF(Spectral):
             raise ValueError(f"rank {self.rank}: at least 1, or None for all")
 
     def components(self, count: int) -> int:
-        """The largest `rank`, or all."""
+        """The largest `rank`, or all.
+
+        Raises:
+            ValueError: the weight has fewer.
+        """
         if self.rank is not None and self.rank > count:
             raise ValueError(f"rank {self.rank}: the weight has {count} singular components")
         return self.rank or count

@@ -12,6 +12,7 @@ from soma.backbone import patch_size, prefix_tokens
 
 _CARRIED = "vpt_prompts"
 
+# Attributes of timm's attentions that add one number per pair of the tokens they were built for.
 _FIXED_BIASES = ("relative_position_bias_table", "rel_pos", "shared_rel_pos")
 
 
@@ -24,7 +25,7 @@ class Prompts(nn.Module):
     forward passes, checkpointed ones too, never see each other's.
 
     Args:
-        tokens: (count, width), or None to go on with those of the block before.
+        tokens: (tokens, width), or None to go on with those of the block before.
         count: number of prompts.
         prefix: number of class and register tokens.
         dropout: probability, on the prompts as they are put in.
@@ -40,7 +41,11 @@ class Prompts(nn.Module):
         self.count, self.prefix, self.carry = count, prefix, carry
 
     def insert(self, block: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Hook before the block."""
+        """Hook before the block: (B, tokens, width) with the prompts after the prefix.
+
+        Raises:
+            RuntimeError: the block goes on with prompts, and none came with the tokens.
+        """
         x, *rest = args
         if self.tokens is None:
             prompts = getattr(x, _CARRIED, None)
@@ -54,7 +59,7 @@ class Prompts(nn.Module):
         return torch.cat([x[:, : self.prefix], prompts, x[:, self.prefix :]], dim=1), *rest
 
     def remove(self, block: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
-        """Hook after the block."""
+        """Hook after the block: (B, tokens, width) with the prompts taken out."""
         end = self.prefix + self.count
         standard = torch.cat([y[:, : self.prefix], y[:, end:]], dim=1)
         if self.carry:
@@ -66,18 +71,25 @@ class Prompts(nn.Module):
 class VPT(Method):
     """Learned tokens beside the patches; the backbone itself stays frozen.
 
-    They stand after the prefix tokens, without positions, from block `start_block` on. With
-    register tokens or rotary positions they count as further prefix tokens.
+    Block i reads [prefix, T_i, patches]: T_i (prompts, width) learns, drawn from U(-v, v) with
+    v = sqrt(6 / (3 P^2 + width)) for patch size P. Prompts have no positions and stand from block
+    `start_block` on. With register tokens or rotary positions they count as further prefix tokens.
+    They cost compute at test time too. The released code searches SGD rates from 0.05 to 50, so the
+    one rate of a recipe for all methods can be far too low for them.
 
     Attributes:
         prompts: number of tokens. 150 deep ones on ViT-L are the 3.69 M of published tables.
         deep: new tokens in each block instead of one set that passes through all of them.
         dropout: probability, on the prompts wherever new ones are put in.
+
+    Raises:
+        ValueError: no prompts, or a dropout outside [0, 1).
     """
 
     source: ClassVar[str] = "VPT, arXiv 2203.12119; github.com/KMnP/vpt, commit 4410440"
     needs: ClassVar[frozenset[str]] = frozenset({"token_sequence"})
-    exact_start: ClassVar[bool] = False  # random tokens take part in the attention from the start
+    # Random tokens take part in the attention from the start.
+    exact_start: ClassVar[bool] = False
 
     prompts: int = 50
     deep: bool = True
@@ -117,7 +129,8 @@ class VPT(Method):
             block.register_forward_pre_hook(block.prompts.insert)
             block.register_forward_hook(block.prompts.remove)
             if hasattr(block.attn, "num_prefix_tokens"):
-                block.attn.num_prefix_tokens += self.prompts  # tokens that rotary positions skip
+                # Tokens that rotary positions skip: prompts have no place in the image.
+                block.attn.num_prefix_tokens += self.prompts
 
     def _draw(self, vit: nn.Module) -> Tensor:
         """Tokens (prompts, width) from U(-v, v), v = sqrt(6 / (3 P^2 + width)) for patch size P."""

@@ -17,11 +17,13 @@ def adopt(vit: nn.Module, before: Mapping[str, Tensor]) -> None:
 
     Args:
         vit: the backbone with the other library's layers in place.
-        before: name of each such layer -> the pretrained weight, from before it was put there.
+        before: name of each such layer -> the pretrained weight (out, in), from before it was put
+            there.
     """
     seen: set[int] = set()
     for name, weight in before.items():
         layer = vit.get_submodule(name)
+        # A new module is in training mode, whatever the backbone around it is in.
         layer.train(layer.base_layer.training)
         _frozen_to_buffers(layer)
         _share(layer, seen)
@@ -39,6 +41,7 @@ def _frozen_to_buffers(layer: nn.Module) -> None:
             continue
         for key, parameter in list(module.named_parameters(recurse=False)):
             if not parameter.requires_grad:
+                # `adapt` lets every new parameter learn, so what is frozen must be none.
                 delattr(module, key)
                 module.register_buffer(key, parameter.data)
 
@@ -49,6 +52,7 @@ def _share(layer: nn.Module, seen: set[int]) -> None:
         held = {id(tensor) for tensor in (*child.parameters(), *child.buffers())}
         if held and held <= seen:
             delattr(layer, key)
+            # A plain attribute: the layer goes on reading it, state dict and optimizer see it once.
             layer.__dict__[key] = child
         seen |= held
 
@@ -88,7 +92,8 @@ def low_rank_layer(layer: nn.Module) -> LowRankLinear | None:
     a, b, scale = layer.lora_A["default"], layer.lora_B["default"], layer.scaling["default"]
     dora = "default" in layer.lora_magnitude_vector
     if (variant is not None and not dora) or (b.bias is not None and layer.bias is None):
-        return None  # another formula, or a bias that the plain linear has no place for
+        # Another formula, or a bias that the plain linear has no place for.
+        return None
     bias = layer.bias
     if bias is not None and b.bias is not None:
         bias = bias + scale * b.bias

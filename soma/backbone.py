@@ -70,7 +70,8 @@ def block_index(name: str) -> int | None:
 def parameter_role(name: str) -> str | None:
     """Role (q, k, v, proj, fc1, fc2) of the linear in a block that owns the parameter `name`."""
     if block_index(name) is None or ".rel_pos." in name:
-        return None  # patch_embed.proj is no projection of an attention, nor rel_pos.mlp the MLP
+        # `patch_embed.proj` is no projection of an attention, nor `rel_pos.mlp` the MLP.
+        return None
     return ROLES.get(name.split(".")[-2])
 
 
@@ -175,6 +176,7 @@ def comes_before(vit: nn.Module, name: str, block: int) -> bool:
     if index is not None:
         return index < block
     children = [child for child, _ in vit.named_children()]
+    # timm makes modules in the order in which tokens pass: norm and heads come after the blocks.
     after = children[children.index("blocks") + 1 :]  # final norm, heads
     return block > 0 and name != "mask_token" and name.split(".")[0] not in after
 
@@ -195,14 +197,15 @@ def head_names(vit: nn.Module) -> frozenset[str]:
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 (hex) over names, types, shapes and bytes of tensors, in the order of their names.
 
-    0.7 s for ViT-L in float32, on a processor with instructions for it.
+    They may have any shape. 0.7 s for ViT-L in float32, on a processor with instructions for it.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         if not tensor.is_meta and tensor.numel():
             values = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(values.view(torch.uint8).numpy())  # numpy knows no bfloat16
+            # As bytes, since numpy knows no bfloat16.
+            digest.update(values.view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
@@ -242,6 +245,7 @@ def plain_linears(
         hint = "; call split_qkv(vit) first" if {"q", "k", "v"} & set(missing) else ""
         raise NotApplicable(f"no linear for the targets {', '.join(missing)}{hint}")
     places: dict[int, list[str]] = {}
+    # All names of a tensor: by default a tied one shows under the first alone.
     for name, parameter in vit.named_parameters(remove_duplicate=False):
         places.setdefault(id(parameter), []).append(name)
     for name, _, module in chosen:
@@ -291,6 +295,7 @@ class SplitQKV(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., 3 x out), in the layout of the fused linear."""
         parts = self.q, self.k, self.v
+        # A part with a hook of its own has to be called, and parts of two kinds have no joint form.
         joined = getattr(type(self.q), "joined", None)
         if joined is None or any(type(p) is not type(self.q) or _hooked(p) for p in parts):
             return torch.cat([part(x) for part in parts], dim=-1)
@@ -316,6 +321,7 @@ def split_qkv(vit: nn.Module) -> None:
         biases: tuple[nn.Parameter | None, ...] = (None,) * 3
         if getattr(block.attn, "q_bias", None) is not None:
             biases = block.attn.q_bias, None, block.attn.v_bias
+            # While there is a q_bias timm reads `qkv.weight` and never calls the module.
             block.attn.q_bias = block.attn.v_bias = None
         elif fused.bias is not None:
             learns, values = fused.bias.requires_grad, fused.bias.detach().chunk(3)
@@ -348,7 +354,11 @@ def merge_qkv(vit: nn.Module) -> None:
 
 
 def linear_of(weight: Tensor, bias: Tensor | None, like: nn.Linear) -> nn.Linear:
-    """A linear around these tensors, with the flags (training, requires_grad) of `like`."""
+    """A linear around a weight (out, in) and a bias (out,), with the flags of `like`.
+
+    The flags are training and requires_grad.
+    """
+    # On the meta device nothing is drawn: a draw would shift all that come after it.
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=like.weight.requires_grad)
     if bias is not None:
@@ -357,7 +367,7 @@ def linear_of(weight: Tensor, bias: Tensor | None, like: nn.Linear) -> nn.Linear
 
 
 def copied(tensor: Tensor) -> Tensor:
-    """A copy with its rows one after another, as it comes back from a file.
+    """A copy, of any shape, with its rows one after another, as it comes back from a file.
 
     With other strides (a transposed view's) products add up in another order.
     """

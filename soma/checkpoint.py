@@ -39,7 +39,8 @@ def adapter_state(vit: nn.Module) -> dict[str, Tensor]:
         place = value.data_ptr(), value.storage_offset(), value.shape, value.stride(), value.dtype
         if name not in left_out and place not in seen:
             state[name] = value
-            if value.data_ptr():  # the meta device has no memory that could be shared
+            # The meta device has no memory that could be shared: its pointers are all zero.
+            if value.data_ptr():
                 seen.add(place)
     return state
 
@@ -60,8 +61,8 @@ def save_adapter(
         vit: the backbone after `adapt`.
         path: a safetensors file.
         method: what it was adapted with, to be sure of it.
-        extra: further tensors for the same file, a head's for instance, under other names than the
-            adapter's.
+        extra: further tensors of any shape for the same file, a head's for instance, under other
+            names than the adapter's.
 
     Raises:
         AdapterError: the backbone is not adapted.
@@ -88,13 +89,15 @@ def save_adapter(
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file, whole or not at all; equal content gives equal bytes.
 
-    `metadata` has one entry at most: safetensors writes several in another order each time.
+    Tensors may have any shape, and share memory. `metadata` has one entry at most: safetensors
+    writes several in another order each time.
     """
     apart, storages = {}, set[int]()
     for name, value in tensors.items():
         value = value.detach().contiguous()
         place = value.untyped_storage().data_ptr()
-        apart[name] = value.clone() if place in storages else value  # safetensors refuses views
+        # Safetensors refuses views.
+        apart[name] = value.clone() if place in storages else value
         storages.add(place)
     write_whole(path, lambda temporary: save_file(apart, temporary, metadata=metadata))
 
@@ -102,11 +105,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Make the file `path` by `write`, which gets the path of a temporary one beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the file: a rename is atomic within a file system, not across two.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     temporary = Path(name)
     try:
         write(temporary)
+        # mkstemp lets nobody else read it, and others are to read what is kept.
         temporary.chmod(0o644)
         temporary.replace(path)
     finally:
@@ -126,6 +131,7 @@ def load_adapter(method: Method, vit: nn.Module, path: str | Path) -> Method:
     saved, tensors = _read(path)
     try:
         note = adaptation_of(method, vit)
+        # Before the weights: of two differences this one tells the user more.
         _require_same_method(saved.method, note.method)
         if saved.weights != note.weights:
             raise ValueError(
@@ -173,10 +179,12 @@ def _fill(vit: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         if value.shape != state[name].shape:
             shapes = f"{tuple(value.shape)}, the method's {tuple(state[name].shape)}"
             raise ValueError(f"the adapter's {name} has shape {shapes}")
+    # Not strict: the pretrained rest is in place and not in the file. Names were compared above.
     vit.load_state_dict(dict(tensors), strict=False)
     for module in vit.modules():
         if isinstance(module, LowRankLinear):
-            module.subtract_start()  # of the values just read: the empty ones were zero
+            # Now, of the values just read: those that it was made with were zero.
+            module.subtract_start()
 
 
 @contextmanager
@@ -192,11 +200,13 @@ def _unchanged_on_error(vit: nn.Module) -> Iterator[None]:
     ]
     try:
         yield
+    # An interrupt must not leave half an adapter either.
     except BaseException:
         for module, attributes in modules:
             vars(module).clear()
             vars(module).update(attributes)
         for tensor, memory, values, learns in tensors:
+            # Both: a tensor may have been written into, or been given other memory.
             memory.copy_(values)
             tensor.data = memory
             tensor.requires_grad_(learns)

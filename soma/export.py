@@ -39,7 +39,8 @@ def export_peft(vit: nn.Module, plain: Mapping[str, Tensor], folder: str | Path)
 
     Args:
         vit: the adapted, unfolded backbone, by a method of `LowRank` or by peft's LoRA.
-        plain: its state dict from before it was adapted, q, k and v apart as in `vit`.
+        plain: its state dict from before it was adapted, weights (out, in), q, k and v apart as in
+            `vit`.
         folder: where to; made if need be.
 
     Raises:
@@ -79,7 +80,12 @@ def export_folded(method: Method, vit: nn.Module, path: str | Path) -> None:
 def peft_adapter(
     vit: nn.Module, plain: Mapping[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The config and the tensors of `export_peft`."""
+    """The config and the tensors of `export_peft`: A (rank, in), B (out, rank) and so on.
+
+    Raises:
+        NotExportable: what was trained is no low-rank update of linears, or peft has no place for
+            it.
+    """
     layers = {n: m for n, m in vit.named_modules() if isinstance(m, LowRankLinear)}
     require_low_rank(vit, plain, layers)
     dora = any(layer.lora_magnitude is not None for layer in layers.values())
@@ -101,6 +107,7 @@ def peft_adapter(
             rows = [_lengths(part) for part in parts.values()]
             tensors[f"{prefix}.lora_magnitude_vector"] = torch.cat(rows)
         if biased:
+            # peft scales what its B gives, the bias with it.
             change = [_bias_change(name, part, plain) / scale for name, part in parts.items()]
             tensors[f"{prefix}.lora_B.bias"] = torch.cat(change)
     rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
@@ -126,7 +133,8 @@ def require_low_rank(
     """Refuse a backbone in which more than factors and biases of `layers` was trained.
 
     Raises:
-        NotExportable: something else differs from `plain`, its state dict before it was adapted.
+        NotExportable: something else differs from `plain`, its state dict before it was adapted,
+            with weights (out, in).
     """
     if not layers:
         raise NotExportable("the method adds no low-rank updates of linears")
@@ -163,7 +171,7 @@ def _targets(
 
 
 def factors_of(parts: Mapping[str, nn.Linear]) -> tuple[Tensor, Tensor, float]:
-    """A (sum of ranks, in), block-structured B (sum of rows, sum of ranks) and the scale.
+    """A (rank, in), block-structured B (out, rank) and the scale; the sizes are sums over parts.
 
     They are those of the update of the pretrained weight: factors that were subtracted double them.
     """
@@ -171,12 +179,14 @@ def factors_of(parts: Mapping[str, nn.Linear]) -> tuple[Tensor, Tensor, float]:
     rows_a, blocks = [], []
     for part in parts.values():
         if not isinstance(part, LowRankLinear):
+            # A third that is not adapted: it has rows in the fused linear, and no direction.
             blocks.append(part.weight.new_zeros(part.out_features, 0))
             continue
         a, b = part.lora_a, part.left()
         if part.lora_a0 is not None:
             a, b = torch.cat([a, part.lora_a0]), torch.cat([b, -part.lora_b0], dim=1)
         rows_a.append(a)
+        # peft has one alpha per linear: where the thirds differ in scale, B takes the rest.
         blocks.append(b * (part.scale / scale))
     return torch.cat(rows_a), torch.block_diag(*blocks), scale
 
@@ -223,6 +233,7 @@ def _require_same_output(
     if idle := sorted(set(config["target_modules"]) - run):
         raise NotExportable(f"the backbone reads the weight of {idle[0]} past peft's layer")
     error = (features - expected).abs().max() / expected.abs().max()
+    # Not `>`: NaN has to fail too.
     if not error <= OUTPUT:
         raise NotExportable(f"with peft's layers the output would differ by {error:.1e}")
 
@@ -236,6 +247,7 @@ def _noise(vit: nn.Module) -> Tensor:
     first = next((m for m in embed.modules() if isinstance(m, nn.Conv2d)), None)
     channels = first.in_channels if first else vit.pretrained_cfg["input_size"][0]
     shape = channels, *((size, size) if isinstance(size, int) else size)
+    # A generator of its own: an export must not move the global one.
     image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
     return image.to(next(vit.parameters()))
 

@@ -25,7 +25,8 @@ from torch import Tensor
 Components = Literal["principal", "minor", "middle", "random"] | int
 Triplets = tuple[Tensor, Tensor, Tensor]
 
-_VERSION = "1"  # of what a cache entry holds; another one is another entry
+# Of what a cache entry holds. Raise it with a change of that: older entries are then passed by.
+_VERSION = "1"
 
 
 def component_indices(components: Components, count: int, rank: int) -> list[int]:
@@ -40,6 +41,7 @@ def component_indices(components: Components, count: int, rank: int) -> list[int
     if components == "random":
         if rank > count:
             raise ValueError(f"rank {rank}: the weight has {count} singular components")
+        # Sorted: the same set of components is then one entry of the cache.
         return sorted(torch.randperm(count)[:rank].tolist())
     starts = {"principal": 0, "minor": count - rank, "middle": (count - rank) // 2}
     start = components if isinstance(components, int) else starts.get(components)
@@ -67,6 +69,7 @@ def svd_factors(
     if weight.is_meta:
         return weight.new_empty(rank, weight.shape[1]), weight.new_empty(weight.shape[0], rank)
     u, s, vh = singular_triplets(weight, indices)
+    # Half of each value to either factor: both then get gradients of a size.
     root = (s / scale).sqrt()
     a, b = root[:, None] * vh, u * root
     return a.to(weight.device), b.to(weight.device)
@@ -143,7 +146,8 @@ def _kept(
     triplets = _read(path, shapes, dtype)
     if triplets is None:
         triplets = decompose(weight, indices)
-        with suppress(OSError):  # a read-only or full disk costs time, not the run
+        # A read-only or full disk costs time, not the run.
+        with suppress(OSError):
             _write(path, triplets)
     return triplets
 
@@ -157,7 +161,8 @@ def cache_folder() -> Path | None:
 
 
 def _decompose(weight: Tensor, indices: Sequence[int]) -> Triplets:
-    if weight.shape[0] < weight.shape[1]:  # LAPACK takes half the time for the tall form
+    # LAPACK takes half the time for the tall form.
+    if weight.shape[0] < weight.shape[1]:
         v, s, uh = torch.linalg.svd(weight.T.contiguous(), full_matrices=False)
         u, vh = uh.T, v.T
     else:
@@ -168,6 +173,7 @@ def _decompose(weight: Tensor, indices: Sequence[int]) -> Triplets:
     return (u * signs).contiguous(), s, (vh * signs[:, None]).contiguous()
 
 
+# torch has no QR with pivots, and starts are to need no package besides it.
 def _pivoted_qr(weight: Tensor, steps: Sequence[int]) -> Triplets:
     """Q (out, r), |R_jj| (r,) and the pivots as 0/1 rows (r, in) of the steps j in `steps`.
 
@@ -188,7 +194,9 @@ def _pivoted_qr(weight: Tensor, steps: Sequence[int]) -> Triplets:
             unit[q.square().sum(dim=1).argmin()] = 1
             column = _outside(unit, q[:, :step])
         q[:, step] = column / column.norm()
+        # Downdating loses digits, but only the choice of the next pivot reads these lengths.
         left -= (q[:, step] @ w).square()
+        # Rounding could leave a used column the longest of what is nearly nothing.
         left[pivots[-1]] = -torch.inf
     chosen = torch.as_tensor(steps)
     q, lengths = base @ q[:, chosen], torch.stack(lengths)[chosen]
@@ -212,7 +220,8 @@ def _digest(*tensors: Tensor, note: str = "") -> str:
     digest = hashlib.sha256(note.encode())
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().numpy())  # read in place, other threads running
+        # Read in place, without a copy; other threads run meanwhile.
+        digest.update(tensor.contiguous().numpy())
     return digest.hexdigest()
 
 
@@ -221,6 +230,7 @@ def _read(path: Path, shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype) -
     try:
         entry = torch.load(path, weights_only=True)
         u, s, vh, digest = entry["u"], entry["s"], entry["vh"], entry["digest"]
+    # Cut short, of another torch or of another layout: it is made again, never trusted.
     except (OSError, EOFError, RuntimeError, UnpicklingError, ValueError, KeyError, TypeError):
         return None
     triplets = (u, s, vh)

@@ -76,17 +76,20 @@ class LowRankLinear(nn.Linear):
                 self.register_buffer(f"lora_{name}", None if value is None else copied(value))
             else:
                 self.register_parameter(f"lora_{name}", nn.Parameter(copied(value)))
+        # None is registered too: every layer then has the attribute, and no file the tensor.
         self.register_buffer("lora_a0", copied(a) if subtract else None)
         self.register_buffer("lora_b0", copied(self.left().detach()) if subtract else None)
         self.register_parameter("lora_magnitude", None)
         self.subtract_start()
         if magnitude:
+            # After the subtraction: the norm adds the update again, and the rows are those of W.
             self.lora_magnitude = nn.Parameter(self._row_norms().detach())
 
     @torch.no_grad()
     def subtract_start(self) -> None:
         """Turn the pretrained weight into the residual; without starting values it stays whole."""
         if self.lora_a0 is not None:
+            # A new tensor: in place, the linear that was replaced would lose its pretrained weight.
             residual = self.weight - self.scale * (self.lora_b0 @ self.lora_a0)
             self.weight = nn.Parameter(residual, requires_grad=self.weight.requires_grad)
 
@@ -127,6 +130,7 @@ class LowRankLinear(nn.Linear):
 
     def _composed(self, x: Tensor) -> Tensor:
         """The formula, operation by operation."""
+        # Scaled at the width of the rank, the smallest tensor on the way.
         update = functional.linear(x, self.lora_a) * self.scale
         update = update if self.lora_core is None else functional.linear(update, self.lora_core)
         update = functional.linear(update, self.lora_b)
@@ -134,7 +138,8 @@ class LowRankLinear(nn.Linear):
             return super().forward(x) + update
         y = (functional.linear(x, self.weight) + update) * (self.lora_magnitude / self._row_norms())
         y = y if self.bias is None else y + self.bias
-        return y.to(update.dtype)  # under autocast the gain is float32, the layers are not
+        # Under autocast the gain is float32, the layers are not.
+        return y.to(update.dtype)
 
     def _row_norms(self) -> Tensor:
         """||W + s B A|| per output row, (out,), not below the floor."""
@@ -144,6 +149,7 @@ class LowRankLinear(nn.Linear):
         """W + s B A, (out, in), and the length of each row, (out,), not below the floor."""
         device = self.weight.device.type
         has_autocast = torch.amp.is_autocast_available(device)  # the meta device has none
+        # Half precision rounds a small update away next to W, and the norm with it.
         in_full = torch.autocast(device, enabled=False) if has_autocast else nullcontext()
         with torch.no_grad() if self.detach_norm else nullcontext(), in_full:
             direction = torch.addmm(self.weight, self.left(), self.lora_a, alpha=self.scale)
@@ -180,6 +186,9 @@ class LowRank(Targeted):
         adapter_decay: where weight decay pulls the factors. "to_zero" is the published practice;
             for factors that were subtracted it pulls away from the pretrained weight.
         annealed_decay: read by recipes that leave the schedule of weight decay to the method.
+
+    Raises:
+        ValueError: a rank or alpha that is not positive, or an unknown `adapter_decay`.
     """
 
     subtract: ClassVar[bool] = False
@@ -196,7 +205,8 @@ class LowRank(Targeted):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "alpha", float(self.alpha))  # equal methods compare equal
+        # YAML gives an integer for 16: equal methods have to compare equal.
+        object.__setattr__(self, "alpha", float(self.alpha))
         if self.rank < 1 or self.alpha <= 0:
             raise ValueError(f"rank {self.rank}, alpha {self.alpha}: both must be positive")
         if self.adapter_decay not in ("to_zero", "none", "to_init"):
@@ -249,12 +259,15 @@ class LowRank(Targeted):
 
     def _attach(self, vit: nn.Module, *, empty: bool) -> None:
         chosen = self.target_linears(vit)
+        # Draws have to come in order; side by side, chance would deal them out.
         mapped = map if self.draws else side_by_side
         layers = mapped(partial(self.layer, empty=empty), chosen.values())
         for name, layer in zip(chosen, layers, strict=True):
             replace_module(vit, name, layer)
         for block in vit.blocks[self.first_block(vit) : self.past_block(vit)]:
             for module in block.modules():
+                # What feeds the adapted linears: `updated` keeps the input of these, which autograd
+                # keeps anyway.
                 if isinstance(module, nn.LayerNorm | nn.GELU):
                     module.register_forward_hook(remember_input)
 

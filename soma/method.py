@@ -65,6 +65,9 @@ class Method:
         annealed_decay: the method's own recipe lets weight decay fall on a cosine.
         start_block: first adapted block; a float in (0, 1) is a share of the depth. Everything
             before it stays frozen, the embeddings too where it is not 0.
+
+    Raises:
+        ValueError: a `start_block` that is no index and no share.
     """
 
     source: ClassVar[str]
@@ -154,6 +157,7 @@ class Method:
 
 def _index(share: int | float, blocks: int) -> int:
     """A block by its index, or by a share of the depth, rounded."""
+    # Not `round`, which takes a half to the even number.
     return int(share * blocks + 0.5) if isinstance(share, float) else share
 
 
@@ -186,6 +190,9 @@ class Targeted(Method):
     Attributes:
         targets: roles of the adapted linears: q, k, v, proj, fc1, fc2.
         end_block: first block after the adapted ones, as `start_block` is given; None for none.
+
+    Raises:
+        ValueError: an `end_block` that is no index and no share, or targets without a role.
     """
 
     targets: tuple[str, ...] = SIX_TARGETS
@@ -198,7 +205,8 @@ class Targeted(Method):
         is_index = isinstance(end, int) and not isinstance(end, bool) and end > 0
         if not (end is None or is_share or is_index):
             raise ValueError(f"end_block {end!r}: expected a block index or a share in (0, 1]")
-        object.__setattr__(self, "targets", tuple(self.targets))  # YAML gives a list
+        # YAML gives a list, and a frozen method has to be hashable.
+        object.__setattr__(self, "targets", tuple(self.targets))
         if unknown := set(self.targets) - set(SIX_TARGETS):
             raise ValueError(f"targets: no role {sorted(unknown)}, only {', '.join(SIX_TARGETS)}")
         if not self.targets:
@@ -257,15 +265,18 @@ def adaptation_of(method: Method, vit: nn.Module) -> Adaptation:
     """What `adapt` notes: the method as placed, and the weights as they are now.
 
     Raises:
+        NotApplicable: the backbone lacks what the method needs.
         ValueError: a field does not fit this backbone, or the backbone is adapted already.
     """
     if earlier := getattr(vit, "adaptation", None):
         kind = json.loads(earlier.method)["class"]
         raise ValueError(f"the backbone is adapted already, by {kind}; start from a fresh one")
-    blocks_of(vit)  # or the reason why nothing is applicable
+    # Before `needs`: no method applies to what is no ViT, and this says so.
+    blocks_of(vit)
     if missing := method.needs - provides(vit):
         raise NotApplicable(f"{type(vit).__name__} does not provide {', '.join(sorted(missing))}")
     head = head_names(vit)
+    # Without the classifier: with another number of classes it is the same backbone.
     weights = {name: value for name, value in vit.state_dict().items() if name not in head}
     return Adaptation(method.described(vit), fingerprint(weights))
 
@@ -275,6 +286,7 @@ def adapt_as_noted(method: Method, vit: nn.Module, note: Adaptation, *, empty: b
     placed = method.placed(vit)
     start, past = placed.first_block(vit), placed.past_block(vit)
     head, pretrained = head_names(vit), {name for name, _ in vit.named_parameters()}
+    # After the names were read: what is new from here on learns.
     (placed.attach_empty if empty else placed.attach)(vit)
     vit.adaptation = note
     for name, parameter in vit.named_parameters():

@@ -14,6 +14,12 @@ from soma.method import added_field
 class SoMA(LowRank):
     """Tune the smallest singular components of each weight, in the last two thirds of the blocks.
 
+    y = (W - s B0 A0) x + b + s B A x, where s B0 A0 is the sum of s_i u_i v_i^T over the `rank`
+    smallest singular values of W and each factor takes the root of s_i. A, B and the biases of the
+    adapted linears learn; the residual weight, norms, layer scales, embeddings and the blocks
+    before `start_block` do not. Decay pulls away from the pretrained weight; the method's own
+    recipe anneals it.
+
     This is the paper's definition. `components` and `start_block` are its two claims, free to vary.
 
     Attributes:
@@ -45,7 +51,7 @@ class SoMA(LowRank):
         return self.subtract or self.components == "zero"
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Singular components of the pretrained weight."""
+        """Singular components of the pretrained weight: A (rank, in) and B (out, rank)."""
         if self.components == "zero":
             return kaiming_factors(weight, self.rank)
         return svd_factors(weight, self.rank, self.components, self.scale)

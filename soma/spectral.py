@@ -97,11 +97,13 @@ class SpectralLinear(nn.Linear):
         """M - diag S of the other components, applied: (..., rest) -> (..., rest)."""
         x, y, s = self.spectral_x, self.spectral_y, self.spectral_s[self.top :]
         if self.relu == "full":
+            # The one form that needs the whole matrix: the cut is made entry by entry.
             core = s.diag()
             return functional.linear(z, functional.relu(core + x @ y) - core)
         mixed = functional.linear(functional.linear(z, y), x)
         if self.relu == "none":
             return mixed
+        # The diagonal of X Y without the product.
         diagonal = (x * y.T).sum(dim=1)
         return mixed + z * (_cut_at_zero(diagonal, s) - diagonal)
 
@@ -155,6 +157,7 @@ class Spectral(Targeted):
     def _attach(self, vit: nn.Module, *, empty: bool) -> None:
         chosen = self.target_linears(vit)
         weights = [linear.weight.detach() for linear in chosen.values()]
+        # The decompositions alone: `layer` may draw, and draws have to come in order.
         splits = side_by_side(
             lambda weight: _triplets(weight, self.components(min(weight.shape)), empty=empty),
             weights,

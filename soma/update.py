@@ -39,6 +39,7 @@ def updated(x: Tensor, parts: Sequence[Part], scale: float) -> Tensor:
     """
     dtype = x.dtype
     if dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
+        # The backward pass runs outside of autocast, so both passes cast by hand to this type.
         dtype = torch.get_autocast_dtype(x.device.type)
     module, read = _source(x)
     tensors = [tensor for part in parts for tensor in part]
@@ -46,7 +47,7 @@ def updated(x: Tensor, parts: Sequence[Part], scale: float) -> Tensor:
 
 
 def remember_input(module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> None:
-    """Forward hook on a norm or an activation: its output says what it was computed from."""
+    """Forward hook on a norm or an activation: its output y, of any shape, says what it read."""
     # A compiler decides for itself what it keeps.
     if not torch.compiler.is_compiling() and y.requires_grad:
         setattr(y, _READ, (module, args[0].detach(), args[0]._version, y._version))
@@ -80,10 +81,12 @@ class _Update(torch.autograd.Function):
             y = _output(parts[0], flat, h, scale, None)
         else:
             widths = [len(part.weight) for part in parts]
+            # Every part writes its columns: to join outputs would be to copy them all once more.
             y = flat.new_empty(len(flat), sum(widths))
             ranks = h.split([len(part.a) for part in parts], 1)
             for part, own, out in zip(parts, ranks, y.split(widths, 1), strict=True):
                 _output(part, flat, own, scale, out)
+        # The gradients of W and A take x; that of B takes h, so that x need not be kept for it.
         needs_x = any(
             ctx.needs_input_grad[i] for i in range(_FIRST, _FIRST + len(tensors), _FIELDS)
         )
@@ -106,6 +109,7 @@ class _Update(torch.autograd.Function):
         parts, dtype, scale = _parts(tensors), ctx.dtype, ctx.scale
         g = g.reshape(-1, g.shape[-1]).to(dtype)
         if ctx.module is not None:
+            # Past `__call__`: hooks have had this output once already.
             x = type(ctx.module).forward(ctx.module, x)
         x = None if x is None else x.reshape(-1, x.shape[-1]).to(dtype)
         widths, ranks = [len(part.weight) for part in parts], [len(part.a) for part in parts]
@@ -120,6 +124,8 @@ class _Update(torch.autograd.Function):
             g_bias = own.sum(0) if bias or magnitude else None
             g_magnitude = _of_magnitude(part, own, ys[i], g_bias) if magnitude else None
             if part.magnitude is not None:
+                # The gain scales every row of W and of B A, and not the bias, whose gradient is
+                # taken above.
                 own = own * (part.magnitude / part.norm).to(dtype)
             ghs.append(own @ part.b.to(dtype))
             if ctx.needs_input_grad[0]:
