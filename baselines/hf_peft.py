@@ -118,7 +118,9 @@ class HFPeft(Targeted):
             except ImportError as error:
                 raise ValueError(f"{self.tuner}: {error}") from None
         if said:
-            raise ValueError(f"{self.tuner}: peft warns: {said[0].message}")
+            raise ValueError(
+                f"{self.tuner}: peft warns: {said[0].message}; set what it takes as it is"
+            )
         return config
 
     def attach(self, vit: nn.Module) -> None:
@@ -172,7 +174,7 @@ class HFPeft(Targeted):
         # Some are about a missing compiler, and say nothing of the options.
         texts = [str(warning.message) for warning in said]
         if about := [text for text in texts if any(name in text for name in options)]:
-            raise ValueError(f"{self.tuner}: peft warns: {about[0]}")
+            raise ValueError(f"{self.tuner}: peft warns: {about[0]}; set what it takes as it is")
 
     def _require_what_was_asked(self, chosen: Mapping[str, nn.Linear]) -> None:
         """Every option must count, as it was given: tried on copies of linears.

@@ -10,6 +10,8 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
+from itertools import pairwise
 
 
 def _interrupted(number: int, frame: object) -> None:
@@ -120,6 +122,20 @@ def _command_line() -> Any:
     return group
 
 
+def _usage(error: typer.TyperException, argv: Sequence[str]) -> str:
+    """What is wrong with a command line: the flag with its value, and where its words are told."""
+    words = " ".join(error.format_message().split()).rstrip(".")
+    flag, invalid, reason = words.removeprefix("Invalid value for ").partition(": ")
+    name = flag.strip("'")
+    if words.startswith("Invalid value for ") and invalid:
+        given = [after for flag, after in pairwise(argv) if flag == name]
+        given += [word.partition("=")[2] for word in argv if word.startswith(f"{name}=")]
+        reason = reason.removeprefix("Value error, ")
+        words = f"{' '.join([name, *given[-1:]])}: {reason[:1].lower()}{reason[1:]}"
+    where = getattr(getattr(error, "ctx", None), "command_path", "python -m benchmarks")
+    return f"{words}; see {where} --help"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code; what a user can fix is one line."""
     code_of.cache_clear()  # a user's file is read once per command
@@ -129,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except typer.TyperException as error:  # a wrong flag or a missing argument
-        print(f"error: {' '.join(error.format_message().split())}", file=sys.stderr)
+        print(f"error: {_usage(error, argv or sys.argv[1:])}", file=sys.stderr)
         return 2
     except SystemExit as error:
         if isinstance(error.code, int) and error.code > 128:  # a signal ended it

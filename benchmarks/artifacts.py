@@ -142,7 +142,10 @@ def load_trained(path: Path, protocol: str = "", method: str = "") -> Trained:
     try:
         placed = load_adapter(made, vit, weights)
     except (ValueError, SafetensorError) as error:
-        raise UserError(f"{weights}: not the weights of this record: {error}") from None
+        words = str(error).removeprefix(f"{weights}: ")
+        raise UserError(
+            f"{weights}: not the weights of this record: {words}; run its cell again"
+        ) from None
     return Trained(record, placed, vit, plain)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -79,8 +80,10 @@ def _build(spec: Backbone) -> nn.Module:
             del args["dynamic_img_size"]
             return timm.create_model(spec.name, pretrained=False, **args)
     except (RuntimeError, TypeError) as error:
+        odd = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        why = f"it takes no argument {odd[1]!r}" if odd else error
         raise UserError(
-            f"backbone {spec.name} with {dict(spec.args)}: timm cannot build it ({error}); correct "
+            f"backbone {spec.name} with {dict(spec.args)}: timm cannot build it ({why}); correct "
             "backbone.name or backbone.args of the protocol"
         ) from error
 
@@ -137,8 +140,8 @@ def _read(file: Path) -> dict[str, object]:
         if isinstance(inner, Mapping) and inner:
             return dict(clean_state_dict(inner))
     raise UserError(
-        f"{file}: holds a {type(content).__name__} without tensors by name, no weights; fetch the "
-        "weights (a state dict) and write their path as backbone.weights"
+        f"{file}: holds no tensors by name, so no weights; fetch the weights (a state dict) and "
+        "write their path as backbone.weights"
     )
 
 
@@ -164,14 +167,16 @@ def content_of(file: Path, instead: str) -> object:
                 f"{file}: holds {objects} beside the tensors, which is never unpickled; {instead}"
             ) from None
         if isinstance(error, OSError) and error.strerror:
-            raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+            raise UserError(
+                f"{file}: cannot be read ({error.strerror}); give the path of a file of weights"
+            ) from None
         start = file.read_bytes()[:64].lstrip().lower()
         kind = "damaged, or no file of weights"
         kind = (
             "a web page, no file of weights" if start.startswith((b"<!doctype", b"<html")) else kind
         )
         kind = kind if start else "empty"
-        raise UserError(f"{file}: {kind}; fetch it again ({words[:100]})") from None
+        raise UserError(f"{file}: {kind}; fetch it again") from None
 
 
 def _instead(content: Mapping[str, object]) -> str:

@@ -51,7 +51,9 @@ def make_fabric(device: str, precision: str, devices: int = 1, nodes: int = 1) -
         raise UserError(f"device {device!r}: expected cpu, cuda or cuda:<index>")
     elif int(index or 0) + devices > torch.cuda.device_count():
         asked = f"device {device!r}" + (f" x {devices}" if devices > 1 else "")
-        raise UserError(f"{asked}: torch sees {torch.cuda.device_count()} CUDA devices")
+        raise UserError(
+            f"{asked}: torch sees {torch.cuda.device_count()} CUDA devices; take cpu or fewer"
+        )
     else:
         chosen = list(range(int(index or 0), int(index or 0) + devices))
     if kind == "cpu" and precision == "16-mixed":
@@ -162,7 +164,7 @@ def check_batch(recipe: Recipe, processes: int) -> None:
     if recipe.batch % (processes * recipe.accumulate):
         raise UserError(
             f"recipe.batch {recipe.batch} cannot be shared equally by {processes} devices in "
-            f"{recipe.accumulate} micro-batches each (recipe.accumulate)"
+            f"{recipe.accumulate} micro-batches each (recipe.accumulate); choose these to divide it"
         )
 
 

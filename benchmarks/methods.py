@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from soma.method import Method
 
 HF = "hf:"
+_PREFIX = "user_method_"  # of the name of the module that a user's file becomes
 _WORDS = {"true": True, "false": False, "null": None}
 
 
@@ -172,9 +173,12 @@ def _fields(spec: str, method: "Method") -> dict[str, Any]:
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
+            what = f"is of type {type(value).__name__}"
+            if isinstance(error, ValueError):
+                what = f"= {value!r:.60} is not finite"
             raise UserError(
-                f"method {spec}: field {name} = {value!r:.60}: {error}; fields are numbers, texts "
-                "and lists, which a record can hold"
+                f"method {spec}: field {name} {what}; write numbers, texts and lists, which a "
+                "record can hold"
             ) from None
     return fields
 
@@ -198,13 +202,17 @@ def _guard(spec: str) -> Iterator[None]:
         if isinstance(error, SyntaxError) and error.filename == path:
             lines.append(error.lineno)
         where = f"{path} line {lines[-1]}" if lines else path
-        words = "".join(traceback.format_exception_only(error)[-1:])
-        raise UserError(f"method {spec}: {where}: {words}") from None
+        words = "".join(traceback.format_exception_only(error)[-1:]).strip()
+        words = words.removeprefix(f"{_PREFIX}{Path(path).stem}.")
+        own = lines or isinstance(error, SyntaxError)  # the suite's own words say the way out
+        raise UserError(
+            f"method {spec}: {where}: {words}{'; correct the file' if own else ''}"
+        ) from None
 
 
 @cache
 def _module(path: str, code: bytes) -> types.ModuleType:
-    module = types.ModuleType(f"user_method_{Path(path).stem}")
+    module = types.ModuleType(f"{_PREFIX}{Path(path).stem}")
     module.__file__ = path
     sys.modules[module.__name__] = module  # dataclasses look their module up by name
     exec(compile(code, path, "exec", dont_inherit=True), module.__dict__)

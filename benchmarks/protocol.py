@@ -43,7 +43,9 @@ def _in_order(blocks: tuple[int, ...]) -> tuple[int, ...]:
 
 def _is_start(value: int | float) -> int | float:
     if value < 0 or (isinstance(value, float) and value >= 1):
-        raise ValueError(f"{value} is neither a block index (0, 1, ...) nor a share in 0..1")
+        raise ValueError(
+            f"{value} is neither a block index (0, 1, ...) nor a share in 0..1; write either"
+        )
     return value
 
 

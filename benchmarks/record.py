@@ -60,8 +60,9 @@ class Evaluation(_Part):
         """
         for domain, score in self.domains.items():
             # A mean of hundreds may come out a rounding above 100.
-            if any(not 0 <= value <= 100 + 1e-9 for value in score.values()):
-                raise ValueError(f"iteration {self.iteration}, {domain}: no percent")
+            odd = [value for value in score.values() if not 0 <= value <= 100 + 1e-9]
+            if odd:
+                raise ValueError(f"iteration {self.iteration}, {domain}: {odd[0]} is no percent")
             lists = [value for value in score.metrics.values() if isinstance(value, list)]
             if classes and any(len(value) != len(classes) for value in lists):
                 raise ValueError(f"{domain}: not one score for each of the classes")
@@ -131,7 +132,9 @@ class _Kept(_Part):
             content = path.read_bytes()
             return cls.model_validate_json(content)
         except OSError as error:
-            raise UserError(f"{path}: record cannot be read: {error.strerror}") from None
+            raise UserError(
+                f"{path}: record cannot be read: {error.strerror}; give a record's path (.json)"
+            ) from None
         except ValidationError as error:
             if cls is Record and is_imported(content):
                 raise UserError(

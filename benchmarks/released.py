@@ -130,8 +130,8 @@ def read(file: Path) -> Released:
             backbone[name] = value
         elif name.startswith(_DETECTOR):
             raise UserError(
-                f"{file}: {name} is of a Co-DETR detector, which no protocol here has; released "
-                "weights of segmentation are named in docs/released-checkpoints.md"
+                f"{file}: {name} is of a Co-DETR detector, which no protocol here has; take "
+                "weights of segmentation (docs/released-checkpoints.md)"
             )
         else:
             raise UserError(f"{file}: {name:.100} is of no backbone and no head; {NO_FILE}")
@@ -145,8 +145,8 @@ def read(file: Path) -> Released:
         selection = BY_THE_AUTHORS
     else:
         raise UserError(
-            f"{file}: holds neither SoMA's factors (lora_A, lora_B) nor Rein's tokens (reins); a "
-            "backbone's plain weights belong into a protocol, as backbone.weights"
+            f"{file}: holds neither SoMA's factors (lora_A, lora_B) nor Rein's tokens (reins); "
+            "write the path of a backbone's plain weights into a protocol, as backbone.weights"
         )
     try:
         renamed = head_from_official(head)
@@ -175,7 +175,7 @@ def _tensors(file: Path) -> tuple[dict[str, Tensor], str, Mapping[str, Any]]:
         file, "write a file with the tensors alone, as SoMA's tools/extract_soma_weights.py does"
     )
     if not isinstance(content, Mapping) or not content:
-        raise UserError(f"{file}: holds a {type(content).__name__}, no tensors by name; {NO_FILE}")
+        raise UserError(f"{file}: holds no tensors by name; {NO_FILE}")
     inner, key, about = content, "", {}
     if "ema_state_dict" in content and "state_dict" not in content:
         raise UserError(
@@ -193,10 +193,11 @@ def _tensors(file: Path) -> tuple[dict[str, Tensor], str, Mapping[str, Any]]:
     for name, value in inner.items():
         if not (isinstance(name, str) and isinstance(value, Tensor)):
             raise UserError(
-                f"{file}: {name!s:.60} is a {type(value).__name__}, no tensor; {NO_FILE}"
+                f"{file}: {name!s:.60} is no tensor, which is all that it may hold; {NO_FILE}"
             )
         if value.dtype not in (torch.float32, torch.float64):
-            raise UserError(f"{file}: {name} is {value.dtype}; released weights are float32")
+            kind = str(value.dtype).removeprefix("torch.")
+            raise UserError(f"{file}: {name} is {kind}, released weights are float32; {NO_FILE}")
         if not value.isfinite().all():
             raise UserError(f"{file}: {name} is not finite (NaN or infinite); fetch it again")
     return dict(inner), key, about if isinstance(about, Mapping) else {}

@@ -179,7 +179,7 @@ def build(cell: Cell, task: Task, first: Path | None = None) -> Adapted:
         made = cell.make_method()
         method = warm_start(model, made, first) if first else adapt(made, model.backbone)
     except ValueError as error:
-        raise UserError(f"method {cell.label} on {cell.protocol.name}: {error}") from error
+        raise UserError(f"method {cell.method} on {cell.protocol.name}: {error}") from error
     seconds = time.perf_counter() - started
     states_decay = type(method).decay is not Method.decay
     rules = {
@@ -221,8 +221,9 @@ def _unadapted(cell: Cell, task: Task) -> nn.Module:
     except _UNBUILDABLE as error:
         # What timm and torch raise where sizes, heads or features do not fit.
         raise UserError(
-            f"{cell.protocol.name}: no model can be built of its backbone and head "
-            f"({type(error).__name__}: {error}); correct the protocol"
+            f"{cell.protocol.name}: no model can be built of its backbone and head, with "
+            f"backbone.args {cell.protocol.backbone.args} ({str(error) or type(error).__name__}); "
+            "correct the protocol"
         ) from error
 
 

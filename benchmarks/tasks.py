@@ -105,7 +105,21 @@ def load_protocol(name: str | Path) -> Protocol:
     protocol = yaml_files.validate(PROTOCOLS[task], data, str(path))
     if protocol.name != path.stem:
         raise UserError(f"{path}: name: {protocol.name!r} differs from the file's name; use one")
+    if path.parent != FOLDER:
+        _check_data_sets(protocol, path)
     return protocol
+
+
+def _check_data_sets(protocol: Protocol, path: Path) -> None:
+    """Refuse a data set or split that there is not, by the field that names it."""
+    from benchmarks.data.cards import load_card
+
+    for field in ("source", *protocol.roles.values()):
+        for index, domain in enumerate(getattr(protocol, field)):
+            try:
+                load_card(domain.card, protocol.ground_truth).split(domain.split)
+            except UserError as error:
+                raise UserError(f"{path}: {field}.{index}: {error}") from None
 
 
 def find(name: str | Path, asked_by: Path | None = None) -> Path:

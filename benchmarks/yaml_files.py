@@ -63,18 +63,20 @@ class _Loader(yaml.SafeLoader):
             raise _fault(event, f"has the tag {event.tag!r}; write plain values, without tags")
         self._level += 1
         if self._level > _DEEPEST:
-            raise _fault(event, f"is nested deeper than {_DEEPEST} levels")
+            raise _fault(event, f"is nested deeper than {_DEEPEST} levels; write it flatter")
         node = super().compose_node(parent, index)
         self._level -= 1
         if isinstance(node, yaml.ScalarNode) and _UNSEEN.search(node.value):
-            raise _fault(event, f"{node.value!r:.60} holds a control character")
+            raise _fault(event, f"{node.value!r:.60} holds a control character; write it without")
         if not isinstance(event, yaml.AliasEvent):
             node.extent = _extent(node)
         elif not hasattr(node, "extent"):
-            raise _fault(event, f"the anchor {event.anchor!r} holds itself")
+            raise _fault(
+                event, f"the anchor {event.anchor!r} holds itself; write out what it stands for"
+            )
         size, height = node.extent
         if size > _LARGEST or height > _DEEPEST:
-            raise _fault(event, "is too large once its aliases are written out")
+            raise _fault(event, "is too large once its aliases are written out; use fewer")
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -91,14 +93,14 @@ class _Loader(yaml.SafeLoader):
 
     def construct_integer(self, node: yaml.ScalarNode) -> int:
         if len(node.value) > 80 or abs(value := int(node.value, 0)) >= 2**63:
-            raise _fault(node, "an integer has more than 64 bits")
+            raise _fault(node, "an integer has more than 64 bits; write a smaller one")
         return value
 
     def construct_number(self, node: yaml.ScalarNode) -> float:
         text = node.value.lower()
         value = float(text.replace(".inf", "inf").replace(".nan", "nan"))
         if not math.isfinite(value):
-            raise _fault(node, f"{node.value!r:.60} is not a finite number")
+            raise _fault(node, f"{node.value!r:.60} is not a finite number; write one that is")
         return value
 
 
@@ -133,7 +135,7 @@ def parse(text: str, where: str) -> Any:
             anything that is meant; `where` opens the line.
     """
     if len(text) > _LONGEST:
-        raise UserError(f"{where}: is longer than {_LONGEST:,} characters")
+        raise UserError(f"{where}: is longer than {_LONGEST:,} characters; write less")
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -204,8 +206,16 @@ def problem(error: ValidationError, model: type[BaseModel]) -> str:
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     value = first["input"]
-    shown = "" if first["type"] in {"missing", "value_error"} else f" (got {value!r:.60})"
-    return f"{key}: {message}{shown}" if key else message
+    if first["type"] == "missing" and isinstance(location[-1], int):
+        key, message = ".".join(map(str, location[:-1])), "one more value has to follow"
+    elif first["type"] == "too_short":  # whose own words name a class of Python's
+        message = f"needs {first['ctx']['min_length']} or more values"
+    elif first["type"] == "missing" or first["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    if isinstance(value, dict) and str(first["type"]).endswith("_kind"):
+        value = value.get("kind")
+    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+    return f"{key}: {message} (got {text:.60})" if key else f"{message} (got {text:.60})"
 
 
 def _is_tag(part: Any) -> bool:

@@ -99,7 +99,10 @@ class Method:
         blocks, start = depth(vit), self.start_block
         index = _index(start, blocks)
         if index >= blocks:
-            raise ValueError(f"start_block {start!r}: the backbone has {blocks} blocks")
+            raise ValueError(
+                f"start_block {start!r}: the backbone has {blocks} blocks; take one of "
+                f"0..{blocks - 1}"
+            )
         return index
 
     def past_block(self, vit: nn.Module) -> int:

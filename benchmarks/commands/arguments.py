@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -100,9 +101,24 @@ def reals(text: str, option: str) -> tuple[float, ...]:
         UserError: not numbers.
     """
     try:
-        return tuple(dict.fromkeys(float(name) for name in names(text)))
+        made = tuple(dict.fromkeys(float(name) for name in names(text)))
     except ValueError:
-        raise UserError(f"{option} {text}: expected numbers such as 1e-4,3e-4") from None
+        made = (math.nan,)
+    if not all(map(math.isfinite, made)):
+        raise UserError(f"{option} {text}: expected numbers such as 1e-4,3e-4")
+    return made
+
+
+def require_folder(folder: Path) -> None:
+    """Refuse a folder of records that is not there.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: no such folder of records; give one that `sweep` or `run` wrote"
+        )
 
 
 def numbers(text: str) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.errors import UserError
+from benchmarks.commands import arguments
 
 
 def collect(
@@ -19,7 +19,6 @@ def collect(
     from benchmarks.report.records import collect as copy
 
     for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder of records")
+        arguments.require_folder(folder)
     made, before = copy(folders, out)
     print(f"{made} records copied to {out}, {before} were there before")

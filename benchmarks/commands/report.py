@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.commands import arguments
 from benchmarks.commands.arguments import REFERENCE, DataRoot, Mode, Profile
 from benchmarks.errors import UserError
 
@@ -29,8 +30,7 @@ def report(
     """Write all tables of a profile as one HTML page that opens without a server or a network."""
     folders = records or [REFERENCE]
     for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder of records")
+        arguments.require_folder(folder)
     from benchmarks.report.page.charts import write_figures
     from benchmarks.report.page.page import make_report, write_page
 

@@ -22,7 +22,6 @@ from benchmarks.commands.arguments import (
     Seeds,
     Settings,
 )
-from benchmarks.errors import UserError
 from benchmarks.methods import label as label_of
 from benchmarks.report.spec import TableSpec, load_table
 
@@ -53,8 +52,7 @@ def status(
 
     Exit code 1 where a cell failed.
     """
-    if not out.is_dir():
-        raise UserError(f"{out}: no such folder of records")
+    arguments.require_folder(out)
     version = None
     if table:
         spec = load_table(table)

@@ -137,8 +137,8 @@ def _beside(form: str) -> TextIO:
 
 def _check_folders(folders: Sequence[Path | None]) -> None:
     for folder in folders:
-        if folder is not None and not folder.is_dir():
-            raise UserError(f"{folder}: no such folder of records")
+        if folder is not None:
+            arguments.require_folder(folder)
 
 
 def _check_reference(reference: str, released: Collection[str]) -> None:

@@ -53,6 +53,8 @@ def verify(
     data_set = load_card(card)
     splits = tuple(dict.fromkeys(split or data_set.splits))
     try:
+        for name in splits:
+            data_set.split(name)
         names = excluded(exclude)
         report = verification.verify(data_set, root, splits, workers, partial, names)
     except OSError as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.errors import UserError
@@ -143,6 +143,13 @@ _ENDS = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
 _TAIL = 65536  # bytes at the end of a file in which its end mark is looked for
 
 
+def _why(error: Exception) -> str:
+    """In words that name no file a second time and no object of Python's."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no image"
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
 def header_size(file: Path) -> tuple[int, int]:
     """(height, width) as the header of an image file says; one without its end is decoded whole.
 
@@ -155,7 +162,9 @@ def header_size(file: Path) -> tuple[int, int]:
             opened.seek(max(0, opened.seek(0, 2) - _TAIL))
             ended = _ENDS.get(file.suffix.lower(), b"") in opened.read()
     except _UNREADABLE as error:
-        raise UserError(f"{file}: cannot be decoded ({error}); copy or unpack it again") from error
+        raise UserError(
+            f"{file}: cannot be decoded ({_why(error)}); copy or unpack it again"
+        ) from error
     if not ended:
         decoded(file)
     return height, width
@@ -186,4 +195,6 @@ def decoded(file: Path, convert: str | None = None) -> Image.Image:
                 raise ValueError(f"mode {opened.mode}: 32-bit numbers are no picture")
             return opened.convert(convert)
     except _UNREADABLE as error:
-        raise UserError(f"{file}: cannot be decoded ({error}); copy or unpack it again") from error
+        raise UserError(
+            f"{file}: cannot be decoded ({_why(error)}); copy or unpack it again"
+        ) from error

@@ -147,8 +147,11 @@ def check_scores(record: Record | Imported, path: Path) -> None:
     except (KeyError, TypeError) as error:
         raise ValueError(f"its cell does not say what is scored ({error!r})") from error
     for evaluation in record.evaluations:
-        if {name: score.role for name, score in evaluation.domains.items()} != scored:
-            raise ValueError(f"iteration {evaluation.iteration} scores other domains than its cell")
+        own = {name: score.role for name, score in evaluation.domains.items()}
+        if odd := differences(own, scored):
+            raise ValueError(
+                f"iteration {evaluation.iteration} scores other domains than its cell: {odd}"
+            )
     arrays = path.with_suffix(".npz")
     done = isinstance(record, Imported) or record.status == "done"
     if not (done and arrays.is_file()):
@@ -157,13 +160,18 @@ def check_scores(record: Record | Imported, path: Path) -> None:
         with np.load(arrays) as held:
             matrices = {name: held[name] for name in held if name in scored}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{arrays.name} beside it cannot be read ({error})") from error
+        raise ValueError(f"{arrays.name} beside it cannot be read ({_why(error)})") from error
     last = max(record.evaluations, key=lambda evaluation: evaluation.iteration)
     for name, matrix in matrices.items():
         score = last.domains[name]
         if score.images != len(matrix):
             raise ValueError(f"{name}: {score.images} images, {arrays.name} has {len(matrix)}")
         check_metrics(name, score, summary(matrix.sum(0)), f"the matrices in {arrays.name}")
+
+
+def _why(error: Exception) -> str:
+    """In words of its own where NumPy would advise to unpickle what a file holds."""
+    return "it is no .npz" if isinstance(error, ValueError) else str(error)
 
 
 def check_metrics(name: str, score: Score, again: Mapping[str, Any], where: str) -> None:

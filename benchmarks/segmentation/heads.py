@@ -217,7 +217,7 @@ def pixel_segmenter(
     if len(features) != wanted or not all(0 <= index < depth for index in features):
         raise UserError(
             f"backbone.features {list(features)}: {sizes.kind} reads {wanted} blocks out of "
-            f"0..{depth - 1}"
+            f"0..{depth - 1}; list so many"
         )
     if isinstance(sizes, SemanticFpnHead):
         head: nn.Module = SemanticFpn(backbone.embed_dim, sizes, classes)

@@ -185,7 +185,7 @@ def _check(features: Sequence[int], sizes: Mask2FormerHead, classes: int, depth:
     if len(features) != len(sizes.scales) or not all(0 <= index < depth for index in features):
         raise UserError(
             f"backbone.features {list(features)}: Mask2Former reads {len(sizes.scales)} blocks "
-            f"out of 0..{depth - 1}"
+            f"out of 0..{depth - 1}; list so many"
         )
     if sizes.hidden % 32 or sizes.hidden % sizes.attention_heads:
         raise UserError(
@@ -193,4 +193,6 @@ def _check(features: Sequence[int], sizes: Mask2FormerHead, classes: int, depth:
             f"{sizes.attention_heads}"
         )
     if sizes.queries < classes:
-        raise UserError(f"head.queries {sizes.queries}: one image may hold {classes} classes")
+        raise UserError(
+            f"head.queries {sizes.queries}: one image may hold {classes} classes; take as many"
+        )

@@ -152,8 +152,8 @@ FETCH = "fetch it again"
         ),
         (nn.Linear(1, 1), "holds torch.nn.modules.linear.Linear beside the tensors"),
         (released() | {"acc": np.float64(0.7)}, r"holds numpy.*scalar beside the tensors"),
-        (7, "holds a int without tensors by name, no weights"),
-        ({}, "holds a dict without tensors by name, no weights"),
+        (7, "holds no tensors by name, so no weights"),
+        ({}, "holds no tensors by name, so no weights"),
         ({"teacher": released()}, "its weights lie under the key 'teacher': write a file without"),
         (
             {"teacher": PREFIXED},

@@ -38,7 +38,7 @@ FILES = {
     "recursion": ("def f(): f()\nf()\n", "line 1: RecursionError: maximum recursion depth"),
     "own_exception": (
         "class Odd(Exception):\n    def __str__(self): raise ValueError\n\nraise Odd\n",
-        "line 4: user_method_mine.Odd: <exception str() failed>",
+        "line 4: Odd: <exception str() failed>",
     ),
     "import": ("import no_such_module\n", "line 1: ModuleNotFoundError: No module named"),
     "syntax": ("x = 1\nclass Mine(:\n", "line 2: SyntaxError: invalid syntax"),
@@ -55,9 +55,15 @@ FILES = {
     "construction": (POST_INIT + "raise KeyError('width')\n", "line 9: KeyError: 'width'"),
     "construction_leaves": (POST_INIT + "exit(0)\n", "line 9: SystemExit: 0"),
     "no_default": (CLASS + "    width: int\n", "missing 1 required keyword-only argument: 'width'"),
-    "object": (CLASS + "    width: Any = object()\n", "field width = <object object"),
-    "nan": (CLASS + "    width: float = float('nan')\n", "field width = nan: Out of range float"),
-    "infinite": (CLASS + "    width: tuple = (1.0, float('inf'))\n", "field width = [1.0, inf]"),
+    "object": (
+        CLASS + "    width: Any = object()\n",
+        "field width is of type object; write numbers",
+    ),
+    "nan": (CLASS + "    width: float = float('nan')\n", "field width = nan is not finite; write"),
+    "infinite": (
+        CLASS + "    width: tuple = (1.0, float('inf'))\n",
+        "field width = [1.0, inf] is not finite",
+    ),
     "no_dataclass": (
         CLASS.replace("@dataclass(frozen=True, kw_only=True)\n", "") + "    width: int = 3\n",
         "Mine is no dataclass, so that its own fields would be ignored: write @dataclass",

@@ -359,14 +359,14 @@ MUTATIONS: dict[str, tuple[Mutation, str]] = {
         "released weights are float32",
     ),
     "NaN": (lambda tensors: tensors | {BIAS: torch.full((128,), torch.nan)}, "is not finite"),
-    "text": (lambda tensors: tensors | {BIAS: "a"}, "is a str, no tensor"),
+    "text": (lambda tensors: tensors | {BIAS: "a"}, "is no tensor, which is all that"),
     "raw weights alone": (lambda tensors: {"ema_state_dict": tensors}, "weights without averaging"),
     "beside": (
         lambda tensors: {"state_dict": tensors, "optimizer": {}},
         "holds optimizer beside state_dict",
     ),
-    "list": (lambda tensors: [*tensors.values()], "holds a list, no tensors by name"),
-    "nothing": (lambda _: {}, "holds a dict, no tensors by name"),
+    "list": (lambda tensors: [*tensors.values()], "holds no tensors by name"),
+    "nothing": (lambda _: {}, "holds no tensors by name"),
     "pickled object": (lambda tensors: {"state_dict": tensors, "meta": Path}, "never unpickled"),
 }
 

@@ -162,8 +162,11 @@ def test_list_prints_one_name_first_on_each_line(what: str, command: Command) ->
         (["run", "mini_gtav", "lora", "--placement", "both"], "no placement 'both'"),
         (["sweep", "table1", "--methods", "sona"], "no method 'sona'; did you mean 'soma'?"),
         (["status", "table1", "--methods", "sona", "--out", "."], "no method 'sona'; did you"),
-        (["sweep", "table1", "--workers", "0"], "Invalid value for '--workers'"),
-        (["run", "mini_gtav"], "Missing argument"),
+        (
+            ["sweep", "table1", "--workers", "0"],
+            "--workers 0: input should be greater than or equal to 1; see python -m benchmarks",
+        ),
+        (["run", "mini_gtav"], "Missing argument 'method'; see python -m benchmarks run --help"),
         (["tabel"], "No such command 'tabel'"),
         (["table", "table1", "--formt", "md"], "No such option: --formt"),
     ],

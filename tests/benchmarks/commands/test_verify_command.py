@@ -117,7 +117,7 @@ def test_notes_on_what_a_split_holds(command: Command, tmp_path: Path) -> None:
         (["bdd100k", "--split", "vall"], "bdd100k has no split 'vall'; did you mean 'val'?"),
         (["gtav"], "gtav: no such folder; GTAV (Playing for Data) is expected there"),
         (["gtav", "--root", "a" * 300], "gtav: no such folder; GTAV"),
-        (["gtav", "--workers", "-1"], "Invalid value for '--workers'"),
+        (["gtav", "--workers", "-1"], "--workers -1: input should be"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(
@@ -132,4 +132,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(
 
 def test_verify_needs_a_root(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "gtav"]) == 2
-    assert capfd.readouterr().err == "error: Missing option '--root'.\n"
+    assert (
+        capfd.readouterr().err
+        == "error: Missing option '--root'; see python -m benchmarks verify --help\n"
+    )
