@@ -232,7 +232,7 @@ class Mode(Strict):
     """A recipe mode: changes for every method, then changes per method.
 
     Or `trials`, a summary that `tune` wrote (relative to the repository, or absolute): every method
-    then gets what was best of its trials, and no other change.
+    then gets what was chosen of its trials, and no other change.
     """
 
     recipe: RecipeChanges = RecipeChanges()

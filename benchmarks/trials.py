@@ -19,6 +19,7 @@ from benchmarks import methods
 from benchmarks.environment import REPOSITORY
 from benchmarks.errors import UserError
 from benchmarks.protocol import TRIALS, Protocol
+from benchmarks.report.statistics import MARGIN
 from benchmarks.yaml_files import problem
 
 
@@ -83,22 +84,27 @@ class Budget(BaseModel):
 
 
 def choose(trials: Iterable[Trial]) -> list[Trial]:
-    """The runs with those of each method's best trial marked.
+    """The runs with those of each method's chosen trial marked.
 
-    That is the one with the highest mean over its seeds: the first of equals, and none in which a
-    run gave no score.
+    That is, of the trials whose mean over their seeds lies less than `MARGIN` below the method's
+    highest, the one with the smallest rate (of equal rates, decay; the first of equals), and none
+    in which a run gave no score. A point is what tables call no difference; the smaller rate leaves
+    more of the pretrained weights, and a larger one is nearer to where a seed diverges.
     """
     every = list(trials)
     scores: dict[tuple, list[float | None]] = {}
     for trial in every:
         scores.setdefault(trial.setting, []).append(trial.score)
-    best: dict[str, tuple] = {}
     means = {setting: sum(runs) / len(runs) for setting, runs in scores.items() if None not in runs}
-    for setting, mean in means.items():
-        if setting[0] not in best or mean > means[best[setting[0]]]:
-            best[setting[0]] = setting
+    highest: dict[str, float] = {}
+    for (method, *_), mean in means.items():
+        highest[method] = max(mean, highest.get(method, mean))
+    near = [setting for setting, mean in means.items() if mean > highest[setting[0]] - MARGIN]
+    chosen: dict[str, tuple] = {}
+    for setting in sorted(near, key=lambda setting: (setting[1] or 0, setting[2])):
+        chosen.setdefault(setting[0], setting)
     return [
-        trial.model_copy(update={"chosen": best.get(trial.method) == trial.setting})
+        trial.model_copy(update={"chosen": chosen.get(trial.method) == trial.setting})
         for trial in every
     ]
 

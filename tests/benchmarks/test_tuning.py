@@ -167,9 +167,17 @@ def test_equals_failures_and_methods() -> None:
     ]
 
 
+def test_of_trials_within_a_point_of_the_best_the_smallest_rate_is_chosen() -> None:
+    given = [
+        *(trial(rate=1e-2, score=42.5), trial(rate=1e-4, score=40.9)),
+        *(trial(rate=3e-3, score=41.8), trial(rate=1e-3, score=41.6)),
+    ]
+    assert [run.backbone_lr for run in trials.choose(given) if run.chosen] == [1e-3]
+
+
 def test_a_trial_is_as_good_as_its_mean_over_the_seeds() -> None:
     given = [
-        *(trial(rate=1e-4, score=44.0), trial(rate=1e-4, score=40.0, seed=101)),
+        *(trial(rate=1e-4, score=44.0), trial(rate=1e-4, score=38.0, seed=101)),
         *(trial(rate=1e-3, score=43.0), trial(rate=1e-3, score=42.0, seed=101)),
         *(trial(rate=3e-3, score=60.0), trial(rate=3e-3, score=None, seed=101)),
     ]
