@@ -88,7 +88,7 @@ ifneq ($(filter compare,$(MAKECMDGOALS)),)
 $(if $(strip $(METHOD)),,$(error compare what? give METHOD=path/to/my_method.py:MyMethod))
 endif
 
-compare: WORKERS = 3# one per seed, on two cores too: two would leave a core idle in the second round
+compare: WORKERS = 5# one per seed, on two cores too: two would leave a core idle in the last round
 compare: $(if $(and $(RENDERED),$(filter $(strip $(TABLE)),$(TABLES))),worlds-$(strip $(TABLE)),$(PREPARED))  ## check METHOD=my_method.py:MyMethod, train it, say what differs from the baselines by more than noise
 	@$(BENCH) compare '$(strip $(METHOD))' --table $(strip $(TABLE)) --profile $(strip $(PROFILE)) --placement $(strip $(PLACEMENT)) \
 	--recipe $(strip $(RECIPE)) $(ROOT_FLAG) $(if $(strip $(SEEDS)),--seeds $(strip $(SEEDS))) \
