@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 # other widths add in other orders: one cell, other digits. AVX2 is what nearly every x86 processor
 # has and costs 0-5 % of a training step where AVX-512 is there. Intel promises equal bits of MKL on
 # its processors with AVX2; on others MKL knows AUTO and COMPATIBLE only and takes AUTO for AVX2.
-# COMPATIBLE (SSE2 without FMA) is for both, but costs 35-65 % of a step of mini_gtav_fpn, and
+# COMPATIBLE (SSE2 without FMA) is for both, but costs 35-65 % of a step with Semantic FPN, and
 # nobody promises as much for oneDNN, so that it is left to users: `MKL_CBWR=COMPATIBLE make ...`.
 INSTRUCTION_SET = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"}
 

@@ -41,7 +41,7 @@ def test_bench_measures_every_part(
     monkeypatch.setattr(bench, "WORLDS", {"gtav": bench.WORLDS["gtav"]})
     bench.main(tmp_path, str(file), rounds=1)
     said = capsys.readouterr().out
-    for start in ("render gtav", "batch of 2, decoded", "batch of 2, in memory"):
+    for start in ("render gtav", "batch of 4, decoded", "batch of 4, in memory"):
         assert len(re.findall(rf"^{start} +[\d.]+ ", said, re.MULTILINE)) == 1
     for method in load_table("table1").methods:
         assert re.search(rf"^{method} +\d+ +\d+\.\d\d *$", said, re.MULTILINE)

@@ -87,10 +87,10 @@ def test_segmentation_without_data_and_weights(
     assert "missing: say with --data-root where GTAV" in said
     assert re.search(r"weights +missing: .*none\.safetensors", said)
     assert "176,256 of 1,993,984 in the backbone learn" in said  # as in the table of the README
-    assert re.search(r"training step +\d.* batch 2", said)
+    assert re.search(r"training step +\d.* batch 4", said)
     assert re.search(r"test image .* 160x90 \(bdd100k\)", said)  # of all, the most pixels
-    assert "560 steps" in said
-    assert "1 x 3,660 images, as cards count them" in said
+    assert "270 steps" in said
+    assert "1 x 320 images, as cards count them" in said
     assert not out.exists()
     assert not list(temporary.iterdir())
 
@@ -119,7 +119,7 @@ def test_sweep_gives_a_line_per_row(tmp_path: Path, capsys: pytest.CaptureFixtur
     [
         (["smoke_gtav", "lora", "--devices", "2"], "--devices"),
         (["smoke_gtav", "lora", "--device", "cuda:99"], "cuda:99"),
-        (["smoke_gtav", "lora", "--set", "recipe.accumulate=3"], "recipe.batch 2"),
+        (["smoke_gtav", "lora", "--set", "recipe.accumulate=3"], "recipe.batch 4"),
         (["smoke_gtav", "nothing"], "nothing"),
     ],
 )

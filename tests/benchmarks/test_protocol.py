@@ -155,7 +155,7 @@ ORDER = "list the blocks in rising order, each once"
         ("mini_gtav", {"backbone": {"features": [8, 6, 4, 2]}}, f"[8, 6, 4, 2]: {ORDER}"),
         ("mini_gtav", {"backbone": {"features": [2, 4, 4, 8]}}, f"[2, 4, 4, 8]: {ORDER}"),
         ("mini_sdgod", {"backbone": {"features": [8, 8]}}, f"[8, 8]: {ORDER}"),
-        ("mini_gtav", {"head": {"scales": [0.25, 0.5, 1.0, 2.0]}}, "list them fine to coarse"),
+        ("soma_gtav", {"head": {"scales": [0.25, 0.5, 1.0, 2.0]}}, "list them fine to coarse"),
         ("mini_sdgod", {"head": {"pyramid": {"scales": [0.5, 1.0, 2.0]}}}, "half of the one"),
     ],
 )

@@ -255,12 +255,12 @@ def test_batch_norm_and_micro_batches_are_refused() -> None:
 
 def protocol_with(head: object, folder: Path) -> SegmentationProtocol:
     file = folder / "mine.yaml"
-    file.write_text(yaml.safe_dump({"extends": "mini_gtav", "name": "mine", "head": head}))
+    file.write_text(yaml.safe_dump({"extends": "soma_gtav", "name": "mine", "head": head}))
     return load_protocol(file)
 
 
 def test_a_head_without_kind_is_mask2former_and_says_so_nowhere(tmp_path: Path) -> None:
-    old = load_protocol("mini_gtav").head
+    old = load_protocol("soma_gtav").head
     assert (old.kind, "kind" in old.model_dump()) == ("mask2former", False)
     wider = protocol_with({"hidden": 160}, tmp_path).head
     assert wider == old.model_copy(update={"hidden": 160})
