@@ -52,7 +52,7 @@ from benchmarks.methods import code_of
 COMMANDS = {
     "See results": {
         "table": (table, "table1 --columns avg,difference,verdict"),
-        "show": (show, "results/reference/mini_gtav/all/soma/seed0.json"),
+        "show": (show, "results/reference/mini_gtav/all/soma/seed5.json"),
         "report": (report, "--records results/reference --records results/runs"),
         "compare": (compare, "path/to/my_method.py:MyMethod --table table1"),
         "list": (list_, "methods"),
