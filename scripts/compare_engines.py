@@ -60,8 +60,8 @@ def main(
     print(tabulate(rows, HEADINGS, tablefmt="pipe", disable_numparse=True))
     print(
         f"\n{spec.metric} in percent: mean ± sample standard deviation over n seeds; differences "
-        "are paired by seed with a 95 % t interval. Engines agree where the difference is smaller "
-        "than half the width of that interval, which then contains 0."
+        f"are paired by seed with a 95 % t interval. agrees = it lies within {statistics.MARGIN:g} "
+        "point of 0, differs = it does not and excludes 0, cannot tell = neither."
     )
 
 

@@ -7,7 +7,7 @@ Source of the conventions: sample standard deviation (ddof=1) and Student's t, w
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -17,6 +17,10 @@ CONFIDENCE = 0.95
 # A difference below this counts as none. Nobody should choose a method by less: the test resolution
 # alone moves published numbers by twice as much (PITFALLS.md).
 MARGIN = 1.0
+# How far Avg of the same seed lies apart on two types of processor, in points: the larger of 0.01
+# and 0.02, measured on mini with MKL made to choose its kernels as on Intel. A tiny cell on a real
+# Intel processor had the scores of an AMD one (scripts/golden.py).
+PROCESSOR_SPREAD = 0.02
 WITHIN = f"within {MARGIN:g} point"
 WORDS = ("better", "worse", WITHIN, "cannot tell")
 # A row this improbably noisy, given the others, is judged by its own variance alone.
@@ -52,6 +56,12 @@ class Difference:
     def excludes_zero(self) -> bool:
         """Whether the interval exists and does not contain 0."""
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+
+    def widened(self, by: float) -> "Difference":
+        """With an interval that reaches `by` further on both sides; without one, as it is."""
+        if self.low is None or self.high is None:
+            return self
+        return replace(self, low=self.low - by, high=self.high + by)
 
     @property
     def within_margin(self) -> bool:

@@ -21,7 +21,14 @@ from benchmarks.report.spec import (
     TableSpec,
     factor_rows,
 )
-from benchmarks.report.statistics import MARGIN, Difference, Judgement, Summary, average
+from benchmarks.report.statistics import (
+    MARGIN,
+    PROCESSOR_SPREAD,
+    Difference,
+    Judgement,
+    Summary,
+    average,
+)
 
 _OF_SEED = ("seed", "first_stage")  # parts of a cell in which the seeds of a row may differ
 
@@ -96,7 +103,8 @@ def comparable(
         "agreement with the reference: difference of Avg to the committed records over equal "
         "seeds, noise of all rows together, 95 % intervals that hold together (marked Welch, for "
         f"itself, where no two seeds are equal); agrees = it lies within {MARGIN:g} point of 0, "
-        "differs = it does not and excludes 0, cannot tell = neither"
+        "differs = it does not and excludes 0, cannot tell = neither; it reaches "
+        f"{PROCESSOR_SPREAD:g} further, as far as the same seed lies apart, where processors differ"
     ]
     if records and any(record.data != records[0].data for record in same):
         lines.append("the committed records were made from data with other fingerprints")
@@ -614,6 +622,9 @@ def _block(
         for label in shown
     }
     again = statistics.repeated(shown, committed)
+    for label, result in again.items():
+        if result and _elsewhere(mine[label], [r for r in against if r.label == label]):
+            again[label] = result.widened(PROCESSOR_SPREAD)
     compared = view.compared or view.labels
     versus = [(label, view.reference) for label in compared if label != view.reference]
     judged = statistics.judge(averages, versus)
@@ -651,6 +662,12 @@ def _block(
         values={label: values[label] for label in view.labels},
         pairs=statistics.judge(averages, [*combinations(shown, 2)]) if view.pairs else None,
     )
+
+
+def _elsewhere(ours: Sequence[Record], theirs: Sequence[Record]) -> bool:
+    """Whether the processor or its instruction set is not the same for all these records."""
+    environments = [r.environment for r in (*ours, *theirs) if r.status == "done"]
+    return len({(e.gpu or e.cpu, *sorted(e.instruction_set.items())) for e in environments}) > 1
 
 
 def _state(records: Sequence[Record]) -> str:

@@ -1,5 +1,6 @@
 """`compare`: what it refuses before anything is trained, what it trains, and what it says."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,19 @@ def test_verdict_has_the_numbers_of_the_rule(compare) -> None:
     assert "Avg, mine.Mine against every row: 3 better, 1 without two seeds in common" in verdict
     assert "intervals of 3 comparisons hold together" in verdict
     assert "noise of 4 rows with 6 degrees of freedom" in verdict
+
+
+def test_table_and_verdict_have_one_judgement(compare) -> None:
+    # Four rows with scores: the table and the verdict both make three comparisons, against freeze
+    # in the table, of the new row in the verdict.
+    table, _, verdict = compare()[1].partition("# Verdict on")
+    (row,) = cells(table, "mine.Mine")
+    ((_, numbers, word),) = cells(verdict, "freeze")
+    (difference,) = (cell.replace("*", "") for cell in row if cell.endswith(f" {word}"))
+    assert word in statistics.WORDS
+    mean, low, high = (float(n) for n in re.findall(r"[+-][\d.]+", numbers))
+    found = [float(n) for n in re.findall(r"[+-][\d.]+", difference)]
+    assert found == pytest.approx([mean, low, high], abs=0.06)
 
 
 def test_second_call_trains_nothing_and_says_the_same(toy: Path, compare) -> None:

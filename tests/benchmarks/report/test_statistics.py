@@ -161,6 +161,23 @@ def test_discrimination_without_noise_or_methods_is_undefined() -> None:
     assert same.ratio is None
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "near", "far"),
+    [
+        (-0.985, 0.5, "agrees", "cannot tell"),  # reaches out of the margin
+        (0.01, 1.5, "differs", "cannot tell"),  # reaches 0
+        (0.5, 0.97, "agrees", "agrees"),
+        (0.5, 1.5, "differs", "differs"),
+    ],
+)
+def test_agreement_on_another_processor(low: float, high: float, near: str, far: str) -> None:
+    made = Difference((low + high) / 2, low, high, 3, paired=True)
+    assert statistics.agreement(made) == near
+    assert statistics.agreement(made.widened(statistics.PROCESSOR_SPREAD)) == far
+    single = Difference(0.3, None, None, 1, paired=True)
+    assert single.widened(0.02) == single
+
+
 # --- one judgement for the differences of a table ---
 
 

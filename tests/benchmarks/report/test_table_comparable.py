@@ -1,11 +1,13 @@
 """Which records may stand in one table, and how they compare with committed ones."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from toy_records import build, evaluation, row, toy_record, toy_records
 
 from benchmarks.errors import UserError
+from benchmarks.report import statistics
 from benchmarks.report.formats import render
 
 
@@ -20,6 +22,26 @@ def test_agreement_compares_row_by_row(tmp_path: Path) -> None:
     assert "agrees: 0.0" in text["full"]
     assert "differs: -2.5 [" in text["lora"]
     assert row(table, "soma").agreement is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"cpu": "another"}, {"gpu": "one"}, {"instruction_set": {"ATEN_CPU_CAPABILITY": "default"}}],
+)
+def test_agreement_allows_for_the_spread_between_processors(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    lower = evaluation(20, 42.0, 30.9, 28.9)
+    moved = [toy_record("lora", seed, evaluations=[lower]) for seed in (0, 1, 2)]
+    elsewhere = [
+        record.model_copy(update={"environment": record.environment.model_copy(update=changes)})
+        for record in moved
+    ]
+    here, there = (row(build(tmp_path, against=made), "lora") for made in (moved, elsewhere))
+    spread = statistics.PROCESSOR_SPREAD
+    assert there.agreement.mean == here.agreement.mean
+    assert there.agreement.low == pytest.approx(here.agreement.low - spread)
+    assert there.agreement.high == pytest.approx(here.agreement.high + spread)
 
 
 def test_reference_of_another_version_is_not_compared(tmp_path: Path) -> None:
