@@ -59,7 +59,7 @@ def write_results(
 
     Args:
         path: of the record.
-        arrays: go into one .npz, if there are any.
+        arrays: of any shape; they go into one .npz, if there are any.
         files: ending of the name, such as ".night.json.gz" -> function that writes the file.
 
     Raises:
@@ -72,7 +72,7 @@ def write_results(
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a .npz, whole or not at all.
+    """Write a .npz of arrays of any shape, whole or not at all.
 
     Raises:
         UserError: it cannot be written.
@@ -136,8 +136,10 @@ def load_trained(path: Path, protocol: str = "", method: str = "") -> Trained:
         then = record.cell["method"].get(key)
         if then != now.get(key):
             raise UserError(f"{path}: recorded with other {words} ({then}, not {now.get(key)})")
+    # Weights for which the protocol states no hash have to be those of the record all the same.
     stated = {"sha256": record.data[BACKBONE]} if BACKBONE in record.data else {}
     vit = load_backbone(held_fixed.backbone.model_copy(update=stated))
+    # Copied now: methods change pretrained weights in place.
     plain = {name: value.clone() for name, value in vit.state_dict().items()}
     try:
         placed = load_adapter(made, vit, weights)
@@ -182,6 +184,7 @@ def warm_start(model: nn.Module, method: Method, record: Path) -> Method:
     if missing := head - tensors.keys():
         raise ValueError(f"{weights}: no tensor {min(missing)} of the head")
     try:
+        # The backbone's part is in already, in the form of an adapter.
         model.load_state_dict(tensors, strict=False)
     except RuntimeError as error:  # shapes
         raise ValueError(f"{weights}: {' '.join(str(error).split())}") from None

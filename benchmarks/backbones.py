@@ -261,7 +261,8 @@ def fitted(state: Mapping[str, Tensor], vit: nn.Module, resize: str) -> dict[str
     """The weights of a release under timm's names, in the patch and image size of `vit`.
 
     Args:
-        state: under the names of the model's release (DINOv2, DINOv3, CLIP, EVA02) or of timm.
+        state: under the names of the model's release (DINOv2, DINOv3, CLIP, EVA02) or of timm. The
+            patch kernel has (width, 3, p, p), the position embedding (1, tokens, width).
         vit: the backbone, of timm's.
         resize: "converter" resizes patch kernel and position embedding by plain bicubic
             interpolation (see `converted`); "timm" as timm does, with antialiasing, the kernel by

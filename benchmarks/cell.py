@@ -117,6 +117,7 @@ class Cell:
             "data": {
                 key: value
                 for key, value in self.resolved["data"].items()
+                # The hash of a list file goes with its domain.
                 if key.removesuffix(".list") not in scored
             },
         }
@@ -399,6 +400,7 @@ def combinations(settings: Iterable[str]) -> list[dict[str, dict[str, Any]]]:
 def protocol_semantics(protocol: Protocol) -> dict[str, Any]:
     """The part of a protocol that every cell of it shares, as plain JSON values; no paths."""
     semantics = protocol.model_dump(mode="json", exclude=_NOT_SEMANTICS)
+    # A path says nothing of the weights; their hash does, which random ones do not have.
     if semantics["backbone"].pop("weights") == "random":
         semantics["backbone"]["sha256"] = "random"
     return semantics

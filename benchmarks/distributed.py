@@ -69,6 +69,8 @@ def make_fabric(device: str, precision: str, devices: int = 1, nodes: int = 1) -
             "each node"
         )
     strategy = DDPStrategy(
+        # Processes that srun or torchrun has started are only joined; "spawn" would start them
+        # again.
         start_method="popen" if environment else "spawn",
         find_unused_parameters=True,  # such as a final norm that no head reads
     )
@@ -77,6 +79,8 @@ def make_fabric(device: str, precision: str, devices: int = 1, nodes: int = 1) -
         devices=chosen,
         num_nodes=nodes,
         strategy=strategy if devices * nodes > 1 else "auto",
+        # Stated, or Fabric would take the variables of any SLURM job around this process for its
+        # own.
         plugins=[environment or LightningEnvironment(), _precision(precision, kind)],
     )
 
@@ -152,6 +156,7 @@ def launch(fabric: Fabric, work: Callable[[Fabric], Result]) -> Result:
 def configure_process(fabric: Fabric, threads: int) -> None:
     """What each process of a cell sets first: threads of torch, and on a CPU the same bits."""
     torch.set_num_threads(threads)
+    # On a GPU some kernels have no deterministic form, and torch would raise there.
     torch.use_deterministic_algorithms(fabric.device.type == "cpu")
 
 
@@ -220,7 +225,8 @@ class Part(NamedTuple):
     """Which part of a batch a micro-batch is, for a loss that is no mean over the samples.
 
     Attributes:
-        index, count: part `index` of `count` equal ones, in the order of the samples.
+        index: its place, in the order of the samples.
+        count: of equal parts that the batch has.
         targets: how many targets each sample of the whole batch has, where its task says so.
         seed: of torch's generator when the loss of the whole batch begins to draw; null leaves the
             generator as it is.
@@ -253,6 +259,7 @@ def micro_batches(batch: Batch, fabric: Fabric, accumulate: int, seed: int) -> l
     if "targets" in batch:
         own = batch["targets"]
         whole = own.new_zeros(fabric.world_size, len(own))
+        # A sum over processes that each fill their own row is a gather of them all.
         whole[fabric.global_rank] = own
         targets = tuple(fabric.all_reduce(whole, reduce_op="sum").flatten().tolist())
     size = len(batch["image"]) // accumulate

@@ -219,7 +219,9 @@ class Projection:
     """Hours of a whole cell, from one step and one image; other test sizes in proportion to pixels.
 
     Attributes:
-        adapt, train, evaluate: hours.
+        adapt: hours of adapting the backbone.
+        train: hours of all steps.
+        evaluate: hours of all evaluations.
         evaluations: how often everything is scored.
         images: each time.
     """

@@ -34,9 +34,9 @@ class Environment(BaseModel):
     Attributes:
         suite: version of the suite.
         date: day of the record, UTC, as YYYY-MM-DD.
-        commit, dirty: null outside a git checkout.
+        commit: null outside a git checkout.
         dirty: something differs from the commit, or changed while the process ran; what runs write
-            under results/ is not counted.
+            under results/ is not counted. Null outside a git checkout.
         threads: torch threads of the process.
         instruction_set: what torch says that its own kernels use, and the variables that limit
             torch, oneDNN and MKL, as far as they are set (see `benchmarks.INSTRUCTION_SET`).
@@ -131,6 +131,7 @@ def _origin_commit(origin: dict[str, Any]) -> str | None:
 
 def _cpu() -> str:
     """Name of the processor model."""
+    # On Linux `platform.processor` gives the architecture, or nothing.
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():

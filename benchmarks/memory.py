@@ -41,6 +41,8 @@ class PeakMemory:
 
     def _switch(self, name: str | None) -> str | None:
         """Close the running phase, open `name`; returns the phase that was running."""
+        # The mark is one for the whole process: the outer peak is read before the inner phase
+        # resets it.
         closed = self._phase
         if closed is not None:
             peak, before = high_water_mark(self.device), self.peaks.get(closed, 0)

@@ -29,6 +29,7 @@ _LEVELS = "head.pixel_decoder.level_embed"
 
 def warm_up(iteration: int, warmup: int, start: float) -> float:
     """Share of the learning rate at `iteration` < `warmup`: a line from `start` to 1."""
+    # mmengine reaches the full rate in the last step of the warm-up, not in the step after it.
     return start + (1 - start) * iteration / max(1, warmup - 1)
 
 
@@ -95,7 +96,10 @@ class AdamW(torch.optim.AdamW):
         for group in anchored:
             pull = group["lr"] * group["weight_decay"]
             for parameter, start in zip(group["params"], group["start"], strict=True):
+                # Torch multiplies by 1 - lr x decay; this is the same step with `start` as its
+                # fixed point.
                 parameter.lerp_(start, pull)
+            # Or torch's own decay, towards 0, would come on top.
             group["weight_decay"] = 0.0
         super().step(closure)
         for group, decay in zip(anchored, decays, strict=True):
@@ -107,6 +111,8 @@ class AdamW(torch.optim.AdamW):
         for group in self.param_groups:
             if "start" in group:
                 pairs = zip(group["start"], group["params"], strict=True)
+                # Torch moves a parameter's state, but leaves the tensors of a group where they were
+                # loaded.
                 group["start"] = [start.to(parameter.device) for start, parameter in pairs]
 
 
@@ -222,7 +228,7 @@ class EMA:
 
     @torch.no_grad()
     def load(self, values: list[torch.Tensor]) -> None:
-        """Go on from the `values` of an earlier average."""
+        """Go on from the `values` of an earlier average, of the same shapes."""
         for own, value in zip(self.values, values, strict=True):
             own.copy_(value)
 
@@ -230,6 +236,7 @@ class EMA:
     def swap(self) -> None:
         """Exchange the averaged weights and those of the model."""
         for value, parameter in zip(self.values, self.parameters, strict=True):
+            # Values move, tensors stay: the optimizer and DDP hold these very parameters.
             held = parameter.clone()
             parameter.copy_(value)
             value.copy_(held)

@@ -36,12 +36,14 @@ class State(BaseModel):
     """The content of a progress file.
 
     Attributes:
-        iteration, of: steps done, and all.
+        iteration: steps done.
+        of: all steps.
         seconds_per_step: median of the last ones; null before the first.
         loss: mean of the last ones.
         phase: "start" (weights, method), "training", or "scoring DOMAIN".
         job: number of the SLURM job, if it is one.
-        started, updated: UTC, ISO 8601; when this process began, and when it last moved on.
+        started: when this process began, UTC, ISO 8601.
+        updated: when it last moved on.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")

@@ -387,12 +387,18 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
+            # Beside the target: only within one file system is a rename atomic.
+            dir=path.parent,
+            prefix=f".{path.name}.",
+            delete=False,
         ) as file:
             temporary = Path(file.name)
             write(file)
             file.flush()
+            # The content before the name: after a power cut the new name must not stand for an
+            # empty file.
             os.fsync(file.fileno())
+        # Temporary files are for their owner alone; records are read by others in a shared folder.
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:

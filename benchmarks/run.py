@@ -69,6 +69,8 @@ def run_cell(
             method that cannot be applied to the backbone and a loss that is not finite are
             outcomes instead: they come back, and are written, as a record of that status.
     """
+    # Before any work: the record has to name the code that was imported, not what lies on disk at
+    # its end.
     checkout_at_start(REPOSITORY)
     recipe = cell.protocol.recipe
     check_batch(recipe, devices * nodes)
@@ -111,6 +113,8 @@ def _run_process(
         status, reason = "failed", str(error)
     else:
         if fabric.is_global_zero:
+            # Before anything is written: scores of replaced files must leave nothing that looks
+            # whole.
             _check_unchanged(cell, data_root)
             artifacts.write_results(path, scoring.arrays, scoring.files)
             artifacts.write_weights(path.with_suffix(".safetensors"), adapted.model, adapted.method)
@@ -126,6 +130,7 @@ def _run_process(
     )
     if fabric.is_global_zero:
         record.write(path)
+        # Only now: a process killed before the record is there goes on from its checkpoint.
         checkpoint.remove()
         follow.remove()
     return record
@@ -216,6 +221,7 @@ _UNBUILDABLE = (
 def _unadapted(cell: Cell, task: Task) -> nn.Module:
     try:
         return task.build(cell.protocol)
+    # Too little memory is no fault of the protocol: the sweep names the machine as the cause.
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except _UNBUILDABLE as error:
@@ -284,6 +290,7 @@ def _cost(training: Training, scoring: Scoring, adapt_seconds: float, nodes: int
         train_seconds=sum(history.seconds),
         evaluate_seconds=scoring.seconds,
         adapt_seconds=adapt_seconds,
+        # A process that resumed after the last step has a peak of this phase, but not of training.
         peak_train_bytes=peaks.get("train") if training.steps_here else None,
         peak_evaluate_bytes=peaks.get("evaluate"),
         devices=world // nodes,

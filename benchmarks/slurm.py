@@ -53,7 +53,8 @@ class Resources:
     """What each job asks SLURM for; the cluster's own defaults where nothing is said.
 
     Attributes:
-        devices, nodes: so many processes on each of so many machines, sharing every batch.
+        devices: processes on each machine, one per device; all share every batch.
+        nodes: machines.
         minutes: after which a job is cut off, to be continued.
         gpus: on each node; as many as devices, where these are GPUs.
         cpus: of each process.
@@ -96,6 +97,7 @@ class Resources:
             tasks_per_node=self.devices,
             stderr_to_stdout=True,
             slurm_srun_args=["--kill-on-bad-exit=1"],  # processes of a cell end together
+            # A job whose node fails goes back into the queue, and on from its checkpoint.
             slurm_additional_parameters={"requeue": True} | self.options,
             **{name: value for name, value in given.items() if value is not None},
         )
@@ -143,6 +145,7 @@ class CellJob:
     """What each process of a job calls. submitit pickles it, and again where it is requeued."""
 
     def __init__(self, plan: Plan, cell: Cell, resources: Resources) -> None:
+        # The job is pickled with its plan; the other cells of a sweep are none of its business.
         self.plan, self.cell = replace(plan, cells=()), cell
         self.devices, self.nodes = resources.devices, resources.nodes
         self.saved: int | None = None  # time of the checkpoint that this start found
@@ -160,6 +163,7 @@ class CellJob:
         self._handle_signals(signal.Signals[f"SIG{JobEnvironment.USR_SIG}"])
         plan = replace(self.plan, run=self._run)
         try:
+            # One lock per cell, which the first process holds: it would turn the others away.
             if is_nonzero_rank(self.devices, self.nodes):
                 join_run(plan, self.cell)
                 return
@@ -270,6 +274,7 @@ class _Queue:
             self.look()
             while self.left and wait:
                 _wait(pause)
+                # Every look is a request to the controller of the whole cluster.
                 pause = min(1.1 * pause, _SLOWEST)
                 self.look()
         finally:
@@ -284,6 +289,8 @@ class _Queue:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(self.folder / "submit.lock"):  # two sweeps submit a cell once
+                # The queue first, the records after it: whatever ends in between has left its
+                # record. The other way round it would seem to have ended without one.
                 queued = queued_jobs()
                 for index in list(self.left):
                     self.update_cell(index, queued)
@@ -362,7 +369,11 @@ def _locked(record: Path) -> bool:
 
 
 def queued_jobs() -> set[str]:
-    """Ids of the user's jobs that are not over: waiting, running, or about to start again."""
+    """Ids of the user's jobs that are not over: waiting, running, or about to start again.
+
+    Raises:
+        UserError: SLURM does not answer.
+    """
     command = ["squeue", "--me", "--noheader", "--format=%i"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)

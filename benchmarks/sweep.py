@@ -60,11 +60,12 @@ class Outcome:
     """How a sweep ended, in lines.
 
     Attributes:
-        ran, skipped: numbers of cells run now, and recorded before.
+        ran: number of cells run now.
+        skipped: number of cells recorded before.
         failed: cells that ended badly.
         lost: cells whose worker died, or whose machine failed.
         errors: what the user has to fix.
-        unstarted: a number.
+        unstarted: number of cells that nobody ran.
         queued: number of cells left to jobs that are not waited for.
     """
 
@@ -131,6 +132,7 @@ def run_one(
     Anything unexpected inside the cell becomes a failed record and its traceback goes to stderr.
 
     Raises:
+        MachineError: memory ran out or a process was killed; no record is written.
         UserError: the user has to fix something; no record is written.
     """
     path = plan.out / cell.path
@@ -138,6 +140,7 @@ def run_one(
         path.parent.mkdir(parents=True, exist_ok=True)
         timeout = -1 if wait_for_lock else 0
         with filelock.FileLock(f"{path}.lock", timeout=timeout, poll_interval=POLL):
+            # Only under the lock: whoever held it before may have finished the cell.
             record = finished(cell, plan.out)
             if record is not None:
                 return record, False
@@ -145,6 +148,7 @@ def run_one(
                 file.unlink()
             try:
                 record = plan.run(cell, plan.out, plan.data_root, plan.device, progress)
+            # A full disk or a missing permission is to be fixed, and is no result of the cell.
             except (UserError, OSError):
                 raise
             except Exception as error:  # noqa: BLE001 - one broken cell must not end a sweep
@@ -152,6 +156,7 @@ def run_one(
                     raise MachineError(f"{cell}: {why}; the same command resumes it") from None
                 traceback.print_exc()
                 record = cell.record("failed", f"{type(error).__name__}: {error}")
+            # What `run` returns it has written; a failure that it did not expect is only here.
             if not path.exists():
                 record.write(path)
             progress_file(path).unlink(missing_ok=True)
@@ -281,6 +286,7 @@ class _Workers:
             for process in self.processes.values():
                 process.terminate()
             for process in self.processes.values():
+                # All were told to end first, so that they end side by side.
                 process.join(PATIENCE)
                 process.kill()  # one that was stopped (SIGSTOP) hears nothing else
                 process.join()
@@ -288,10 +294,12 @@ class _Workers:
 
     def start(self, number: int) -> None:
         """Start the worker of that number and give it a cell."""
+        # No fork: the variables of `keep_memory` are read only where a program starts anew.
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_worker, args=(self.plan, number, theirs))
         process.start()
+        # While we hold the worker's end too, its death never shows as the end of the connection.
         theirs.close()
         self.processes[ours], self.numbers[ours] = process, number
         self.assign(ours)
@@ -301,6 +309,7 @@ class _Workers:
         waiting = not self.todo
         queue = self.held if waiting else self.todo
         with suppress(BrokenPipeError):  # it died; `receive` reads the end of its connection
+            # What has to be fixed mostly concerns all cells: those that run end, no other begins.
             if not queue or self.outcome.errors:
                 connection.send(None)
                 return
@@ -391,4 +400,5 @@ def keep_memory() -> None:
 
 def end_workers_on_sigterm() -> None:
     """On SIGTERM leave through the `finally` blocks, which end the workers."""
+    # The exit code that a shell gives for a process ended by that signal.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

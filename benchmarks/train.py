@@ -36,8 +36,8 @@ class History:
 
     Attributes:
         iteration: steps done.
-        losses, seconds: of each step; the time of a step holds the wait for its batch, and neither
-            evaluation nor checkpoint.
+        losses: of each step.
+        seconds: of each step, with the wait for its batch, without evaluation and checkpoint.
         evaluations: iteration -> result.
     """
 
@@ -124,6 +124,8 @@ class Checkpoint:
         newest, previous = self._beside
         write_atomically(newest, write)
         if self.path.exists():
+            # Killed between the two renames, the run goes on from `newest`, which `restore` looks
+            # for.
             self.path.replace(previous)
         newest.replace(self.path)
 
@@ -180,6 +182,7 @@ class Checkpoint:
             path.unlink(missing_ok=True)
 
 
+# What zipfile, pickle and torch raise for a file that was cut off or overwritten.
 _UNREADABLE = (
     *(OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError),
     *(pickle.UnpicklingError, zipfile.BadZipFile),
@@ -191,6 +194,7 @@ def _read(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as file:
         if damaged := file.testzip():
             raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+    # To the CPU: the values are copied into a model whose own weights fill the GPU already.
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -213,11 +217,17 @@ class Training:
         self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         ema = make_ema(self.trainable, recipe)
         self.state = State(model, optimizer, ema, fabric.strategy.precision)
+        # The state keeps the bare model: the wrapper for several devices prefixes its names, and a
+        # checkpoint has to fit any number of devices.
         self._model = fabric.setup_module(model)
         self._optimizer = fabric.setup_optimizers(optimizer)
 
     def step(self, batches: Iterator[Batch]) -> float:
-        """One iteration on the next batch; returns the loss."""
+        """One iteration on the next batch; returns the loss.
+
+        Raises:
+            NotFinite: the loss is NaN or infinite.
+        """
         started, state, iteration = time.perf_counter(), self.state, self.state.history.iteration
         batch = self.fabric.to_device(next(batches))
         set_rates(state.optimizer, self.recipe, iteration)
@@ -271,8 +281,13 @@ class Training:
         return losses
 
     def evaluate(self, evaluate: Callable[[int], Any]) -> None:
-        """Score the weights as they would be kept now: averaged, if the recipe averages."""
+        """Score the weights as they would be kept now: averaged, if the recipe averages.
+
+        Raises:
+            NotFinite: a trained parameter is NaN or infinite.
+        """
         state, iteration = self.state, self.state.history.iteration
+        # The loss came before the step: only the next one would show what this one spoilt.
         if not all(parameter.isfinite().all() for parameter in self.trainable):
             raise NotFinite(iteration, "a trained parameter is not finite")
         state.model.eval()
@@ -313,6 +328,7 @@ def train(
     saved_at = {*range(0, recipe.iterations, recipe.checkpoint_every), *scored_at}
     checkpoint.restore(state)
     history, first = state.history, training.fabric.is_global_zero
+    # Processes at different steps would wait for one another without end.
     if training.fabric.broadcast(history.iteration) != history.iteration:
         raise UserError(
             f"{checkpoint.path}: not seen on every node; choose an --out that they share"
@@ -322,6 +338,7 @@ def train(
     # A checkpoint comes before the scoring of its iteration, which a resumed run repeats.
     progress = progress or Progress(recipe.iterations)
     with progress.over(history.losses, history.seconds, history.evaluations):
+        # One round more than there are steps: the last one only scores.
         for iteration in range(history.iteration, recipe.iterations + 1):
             if iteration in scored_at - history.evaluations.keys():
                 training.evaluate(evaluate)

@@ -54,9 +54,12 @@ class Budget(BaseModel):
 
     Attributes:
         trials: their number; each is a run per seed.
-        backbone_lr, weight_decay: the grid, ascending.
+        backbone_lr: one axis of the grid, ascending.
+        weight_decay: the other one.
         chosen: recipe field -> value.
-        domain, metric, seeds: what they were scored on, by what, and with which seeds.
+        domain: held-out source images on which they were scored.
+        metric: by which they were compared.
+        seeds: of their runs.
         sha256: of the method's lines in the summary, each with its line end.
     """
 
@@ -155,7 +158,8 @@ class Tried(BaseModel):
     Attributes:
         trials: their number.
         runs: a trial has one per seed.
-        backbone_lr, weight_decay: those tried, ascending.
+        backbone_lr: those tried, ascending.
+        weight_decay: the same.
         best: the chosen trial's, None where there is none.
         score: mean of its seeds in percent.
         lowest: the same of the trial with the lowest mean.

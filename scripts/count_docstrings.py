@@ -1,9 +1,8 @@
 """Lists what the docstrings of public functions, methods and classes lack; exits 1 if any do.
 
 `Raises:` names the errors of the body and of the private helpers it calls; a tensor or an array has
-its shape, as in `(B, C, H, W)`, unless the module's docstring says it for all; `Args:` and
-`Attributes:` have a line per name. "See `x`" points to an interface. Special methods belong to
-their class; a command's docstring is its help. Usage: count_docstrings.py [FOLDER]
+its shape, as in `(B, C, H, W)`; module and package may say both for all. `Args:` and `Attributes:`
+have a line per name. "See `x`" points to an interface. Special methods belong to their class.
 """
 
 import ast
@@ -12,9 +11,9 @@ import sys
 from pathlib import Path
 
 PACKAGES = ("soma", "baselines", "benchmarks", "scripts")
-SIZE = r"(?:\.\.\.|\d+|\w\w?|in|out|rank|rest|width|height|classes|tokens)(?: ?[-+*/x] ?\w+)*"
+SIZE = r"(?:\.\.\.|\d+|\w\w?|[A-Z]+|out|rank|rest|width|height|classes|tokens)(?: ?[-+*/x] ?\w+)*"
 SHAPE = rf"\((?:{SIZE}, ?)+(?:{SIZE})?\)|\b[Ss]calar|\b(?:any|same|its|their|one) shape"
-ARRAY = r"^(?!.*(dict|Callable)\[).*\b(Tensor|ndarray)\b"
+ARRAY = r"^(?!.*(dict|Mapping|Callable)\[).*\b(Tensor|ndarray)\b"
 Function, Known = ast.FunctionDef, dict[str, ast.FunctionDef]
 
 
@@ -23,10 +22,11 @@ def errors(node: ast.AST, helpers: Known, seen: frozenset[str] = frozenset()) ->
     if isinstance(node, ast.Try):
         # A handler that ends in a bare `raise` lets its error through.
         ends = [h.type for h in node.handlers if h.type and ast.unparse(h.body[-1]) != "raise"]
-        caught = set(re.findall(r"\w+", " ".join(map(ast.unparse, ends))))
-        body = errors(ast.Module(node.body, []), helpers, seen)
+        caught = " ".join(map(ast.unparse, ends))
+        body = ast.Module([] if re.search(r"\b(Exception|[A-Z_]+)\b", caught) else node.body, [])
         rest = ast.Module([*node.handlers, *node.orelse, *node.finalbody], [])
-        return errors(rest, helpers, seen) | (set() if "Exception" in caught else body - caught)
+        names = errors(body, helpers, seen) - set(re.findall(r"\w+", caught))
+        return names | errors(rest, helpers, seen)
     inner = [n for n in ast.iter_child_nodes(node) if not isinstance(n, Function | ast.Lambda)]
     names = set().union(*(errors(n, helpers, seen) for n in inner))
     called = ast.unparse(node.func).split(".")[-1] if isinstance(node, ast.Call) else ""
@@ -36,7 +36,7 @@ def errors(node: ast.AST, helpers: Known, seen: frozenset[str] = frozenset()) ->
         kind = ast.unparse(getattr(node.exc, "func", node.exc))
         made = getattr(helpers.get(kind), "returns", None)
         names |= set(re.findall(r"\b[A-Z]\w+", ast.unparse(made) if made else kind))
-    return names - {"SystemExit", "Exit", "NotImplementedError"}
+    return names - {"SystemExit", "Exit", "NotImplementedError", "AssertionError"}
 
 
 def lacks(node: Function | ast.ClassDef, helpers: Known, above: str) -> list[str]:
@@ -61,16 +61,16 @@ def main(folder: Path) -> int:
     """Print what is lacking and the share of lines that are comments."""
     comments, rows = [], []
     for file in sorted(f for package in PACKAGES for f in (folder / package).rglob("*.py")):
-        tree = ast.parse(text := file.read_text(encoding="utf-8"))
-        above = (ast.get_docstring(tree) or "") + "UserError" * (file.parent.name == "commands")
-        comments += [line.strip().startswith("#") for line in text.splitlines()]
+        texts = [f.read_text(encoding="utf-8") for f in (file, *file.parent.glob("__init__.py"))]
+        tree, *package = map(ast.parse, texts)
+        above = "".join(ast.get_docstring(t) or "" for t in (tree, *package))
+        comments += [line.strip().startswith("#") for line in texts[0].splitlines()]
         for top in (n for n in tree.body if not getattr(n, "name", "_").startswith("_")):
             members = [top, *(top.body if isinstance(top, ast.ClassDef) else [])]
             helpers = {n.name: n for n in [*tree.body, *members] if isinstance(n, Function)}
             for n in (n for n in members if not getattr(n, "name", "_").startswith("_")):
-                place = f"{file.relative_to(folder)}:{n.lineno}: {n.name} lacks"
-                rows.append((place, "; ".join(lacks(n, helpers, above))))
-    short = [f"{place} {missing}\n" for place, missing in rows if missing]
+                rows.append((file.relative_to(folder), n, "; ".join(lacks(n, helpers, above))))
+    short = [f"{f}:{n.lineno}: {n.name} lacks {missing}\n" for f, n, missing in rows if missing]
     share = f"full-line comments: {sum(comments) / len(comments):.1%} of {len(comments)} lines"
     print(*short, f"{len(short)} of {len(rows)} lack something; {share}", sep="")
     return int(bool(short))

@@ -1,4 +1,4 @@
 """The commands of `python -m benchmarks`, a file per group.
 
-`arguments`, `training` and `listing` are what they share: what is asked, the work, what is said.
+`arguments` holds what they share. What the user has to fix is a `UserError`, exit code 2.
 """

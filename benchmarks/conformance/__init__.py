@@ -1,1 +1,4 @@
-"""Is a method implemented correctly? `check` measures it on small random backbones."""
+"""Is a method implemented correctly? `check` measures it on small random backbones.
+
+A property raises `Broken` where it does not hold, `NothingToCheck` where it says nothing.
+"""

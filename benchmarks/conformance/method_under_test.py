@@ -149,7 +149,7 @@ class MethodUnderTest:
 
     @cached_property
     def start(self) -> Tensor:
-        """Features of the pretrained backbone."""
+        """Features of the pretrained backbone, (B, tokens, width)."""
         return self.features(self._plain)
 
     def adapted(self, vit: nn.Module | None = None, seed: int = 11) -> tuple[Method, nn.Module]:
@@ -195,7 +195,7 @@ class MethodUnderTest:
 
     @torch.no_grad()
     def features(self, vit: nn.Module, images: Tensor | None = None) -> Tensor:
-        """What the backbone returns for the images, without gradient."""
+        """What the backbone returns for images (B, 3, H, W): (B, tokens, width), no gradient."""
         return vit.forward_features(self.images if images is None else images)
 
     def maps(self, vit: nn.Module, images: Tensor | None = None) -> Tensor:
@@ -208,7 +208,7 @@ class MethodUnderTest:
         return vit.forward_intermediates(images, indices=[last], **options)[0]
 
     def loss(self, features: Tensor) -> Tensor:
-        """A fixed random linear read-out of all features, or of all maps."""
+        """A fixed random linear read-out, a scalar, of features or maps of any shape."""
         readout = torch.randn(features.shape, generator=torch.Generator().manual_seed(3))
         exact = features if features.dtype == torch.float64 else features.float()
         return (exact * readout).sum()
@@ -234,8 +234,9 @@ class Attention(TorchFunctionMode):
 def is_blind(vit: nn.Module, parameter: nn.Parameter, images: Tensor) -> bool:
     """Whether the attention is blind to the parameter: it shifts all keys alike, and nothing else.
 
-    The softmax subtracts what it finds in all keys, so that a bias of the keys gets no gradient
-    (unless a rotation comes after it). Measured: the parameter is moved, and put back.
+    Images are (B, 3, H, W). The softmax subtracts what it finds in all keys, so that a bias of the
+    keys gets no gradient (unless a rotation comes after it). Measured: the parameter is moved, and
+    put back.
     """
     before, after, value = Attention(), Attention(), parameter.clone()
     torch.manual_seed(19)
@@ -293,14 +294,14 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> list[str]:
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """The largest absolute difference; of unequal shapes, infinite."""
+    """The largest absolute difference of two tensors of any shape; of unequal ones, infinite."""
     if one.shape != other.shape:
         return float("inf")
     return (one.float() - other.float()).abs().max().item()
 
 
 def require_close(what: str, one: Tensor, other: Tensor, limit: float) -> str:
-    """`what` with the largest difference, in words.
+    """`what` with the largest difference of two tensors of any shape, in words.
 
     Raises:
         Broken: it is above `limit`, or not a number.

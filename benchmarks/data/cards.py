@@ -326,13 +326,15 @@ class Card(Strict):
             file = FOLDER / layout.only.file
             wanted = set(listed(file, layout.only.sha256)).difference(exclude)
             pairs = chosen(pairs, wanted, f"{self.name}: {file}")
+        # Samples are drawn, and held out, by number: the order of a file system would move them.
         return sorted(pairs, key=lambda pair: (pair.name, pair.image))
 
     def names(self, root: Path, split: str) -> set[str]:
         """Names of all images of a split and of all ground truth, paired or not.
 
         Raises:
-            UserError: see `pairs`.
+            Absent: no folder bears the name of the domain, or it holds no image or no label.
+            UserError: two folders bear it, or a list cannot be read.
         """
         home, layout = self.home(root), self.split(split)
         spelling = spelled(home, layout.folder, self.title, self.access)

@@ -22,7 +22,8 @@ class Archive(Strict):
         parts: values of {part}, as file names spell them.
         bytes: exact size of each file, where it is published.
         gigabytes: about how many 10^9 bytes all of them have, where only that is known.
-        md5, sha256: hexadecimal digest, where it is published.
+        md5: hexadecimal digest, where it is published.
+        sha256: the same.
         into: folder below the data set's into which the archive is unpacked.
         strip: leading folder that is left out where the archive has it.
         only: patterns of the files inside that are unpacked; none: all of them.

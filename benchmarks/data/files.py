@@ -196,6 +196,7 @@ def size_of(file: Path) -> int:
 
 def digest(lines: Iterable[str]) -> str:
     """SHA-256 over sorted lines."""
+    # File systems list a folder in orders of their own.
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
@@ -205,7 +206,8 @@ def spelled(home: Path, names: tuple[str, ...], title: str, access: str) -> str:
     A link from one spelling to another is no second folder. Without names the result is "".
 
     Raises:
-        UserError: no such folder, or two of them.
+        Absent: no such folder.
+        UserError: two of them.
     """
     if not names:
         return ""
@@ -259,6 +261,7 @@ def names_in(file: Path, known: Set[str] = frozenset()) -> list[str]:
         UserError: it cannot be read, is no text, or names nothing.
     """
     try:
+        # Editors on Windows put a mark before the first name.
         lines = content_of(file).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise UserError(f"{file}: is not UTF-8 text; restore the original list") from None

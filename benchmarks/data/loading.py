@@ -29,6 +29,7 @@ class Order:
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed = count, seed
+        # Two: a batch may begin in one epoch and end in the next.
         self._permuted = lru_cache(maxsize=2)(self._permutation)
 
     def _permutation(self, epoch: int) -> np.ndarray:
@@ -95,7 +96,7 @@ LARGEST_KEPT = 2**20  # photographs would only push each other out
 
 
 class Kept:
-    """Decoded files that are read again, as long as nothing has changed them.
+    """Decoded files, arrays of any shape, that are read again, as long as nothing has changed them.
 
     Rendered worlds fit whole, and are read in every epoch of every cell that a process trains.
     """
@@ -121,6 +122,8 @@ class Kept:
             stats = [file.stat() for file in files]
         except OSError:
             return read()  # says what is missing
+        # The inode and its time of change too: a copy can keep size and time of the file it
+        # replaces.
         state = tuple((s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in stats)
         key = (files, state, settings)
         if key in self._entries:

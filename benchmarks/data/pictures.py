@@ -43,14 +43,14 @@ def header(words: Sequence[tuple[str, Colour]], width: int, swatch: bool = False
 
 
 def label_line(text: str, width: int) -> np.ndarray:
-    """A line of text: RGB uint8 (`LINE`, width, 3)."""
+    """A line of text: RGB uint8 (LINE, width, 3)."""
     strip = np.full((LINE, width, 3), BACKGROUND, dtype=np.uint8)
     write_text(strip, text, 4)
     return strip
 
 
 def write_text(strip: np.ndarray, text: str, left: int, colour: Colour = INK) -> None:
-    """Draw text into a strip of the height of a line."""
+    """Draw text into a strip of the height of a line, RGB uint8 (LINE, width, 3)."""
     cv2.putText(strip, text, (left, LINE - 5), FONT, TEXT, colour, 1, cv2.LINE_AA)
 
 

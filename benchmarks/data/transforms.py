@@ -124,5 +124,6 @@ def resized_shape(size: tuple[int, int], domain: Domain) -> tuple[int, int]:
         height, width = width, height
     if domain.keep_ratio:
         scale = min(height / size[0], width / size[1])
+        # As mmcv rounds; Python's round() would take halves to the even side.
         height, width = (int(side * scale + 0.5) for side in size)
     return height, width

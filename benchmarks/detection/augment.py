@@ -61,7 +61,10 @@ def resize(
     """
     sides = np.array(image.shape[:2])
     scale = factor * (np.array(base) / sides).min()
+    # As mmcv rounds; round() would take halves to the even side.
     height, width = np.maximum((sides * scale + 0.5).astype(int), 1).tolist()
+    # From the rounded sides: by the scale itself boxes would be off by up to half a pixel at the
+    # border.
     ratio = np.array([width, height] * 2) / np.array([sides[1], sides[0]] * 2)
     boxes = (boxes * ratio).astype(np.float32)
     if (height, width) == tuple(sides):

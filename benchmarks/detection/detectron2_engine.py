@@ -76,6 +76,7 @@ class Detector(nn.Module):
             backbone=pyramid,
             proposal_generator=_proposals(spec.rpn, spec.pyramid.channels, levels, steps),
             roi_heads=_box_head(spec.roi, spec.pyramid.channels, pooled, classes),
+            # Images come normalised from the loader.
             pixel_mean=(0.0, 0.0, 0.0),
             pixel_std=(1.0, 1.0, 1.0),
         )
@@ -103,7 +104,7 @@ class Detector(nn.Module):
     def detect(
         self, images: Tensor, sizes: Sequence[tuple[int, int]] | None = None
     ) -> list[Detections]:
-        """As that of `torchvision_engine`."""
+        """See `torchvision_engine.Detector.detect`."""
         sizes = sizes or [tuple(images.shape[-2:])] * len(images)
         items = zip(images, sizes, strict=True)
         results = self.rcnn([{"image": i, "height": h, "width": w} for i, (h, w) in items])
@@ -163,7 +164,7 @@ class Float32:
     """Before a head: overlaps and deltas need float32, even in a network of a shorter type."""
 
     def forward(self, images: ImageList, features: Mapping[str, Tensor], *others: Any) -> Any:
-        """As the head's."""
+        """See `RPN.forward` and `StandardROIHeads.forward`."""
         features = {name: level.float() for name, level in features.items()}
         with torch.autocast(images.device.type, enabled=False):
             return super().forward(images, features, *others)

@@ -88,5 +88,6 @@ def in_file(detections: Detections, scale: tuple[float, float]) -> Detections:
         scale: test size / file size, vertical and horizontal.
     """
     vertical, horizontal = scale
+    # Two factors: sides are rounded to pixels one by one.
     factors = np.array([horizontal, vertical, horizontal, vertical])
     return Detections(detections.boxes / factors, detections.scores, detections.labels)

@@ -104,6 +104,8 @@ def voc_scores(
     for number in range(classes):
         positives = np.count_nonzero((kind == number) & ~difficult)
         counted = np.flatnonzero((label == number) & ~ignored)
+        # Stable: ties keep the order of the images, so that the same detections always score the
+        # same.
         counted = counted[np.argsort(-score[counted], kind="stable")]
         recall, precision = _curve(target[counted], positives)
         voc07.append(_eleven_points(recall, precision) if positives else None)

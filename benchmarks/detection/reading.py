@@ -133,6 +133,8 @@ def check_data(protocol: Protocol, root: Path) -> None:
     for domain, pairs in (*trained.items(), *scored.items()):
         card = load_card(domain.card, "boxes")
         for pair in pairs:
+            # Headers alone: decoding every image would take as long as an epoch. `read_pair` says
+            # why.
             if header_size(pair.image) != read_objects(pair, card).size:
                 read_pair(pair, card)
 
@@ -258,6 +260,7 @@ def read_cityscapes(file: Path, boxes: Boxes) -> Objects:
     np.minimum.at(low, inverse, points)
     np.maximum.at(high, inverse, points)
     labels = [ids[value // PER_CLASS] for value in values.tolist()]
+    # Boxes end behind their last pixel.
     return cleaned(np.hstack([low, high + 1]), labels, [False] * count, instances.shape)
 
 

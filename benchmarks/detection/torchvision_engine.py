@@ -74,7 +74,7 @@ class Detector(nn.Module):
         return {name.removeprefix("loss_"): value for name, value in (first | second).items()}
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
-        """Levels of the pyramid, per level (B, channels, h, w), of images with fitting sides."""
+        """Levels of the pyramid (B, C, h, w), of images (B, 3, H, W) with fitting sides."""
         return self.pyramid(last_map(self.backbone, self.features, images))
 
     @torch.no_grad()
@@ -114,7 +114,7 @@ class Anchors(AnchorGenerator):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> Tensor:
-        """Boxes (sides x ratios, 4) around the origin, side after side."""
+        """Boxes (n, 4) around the origin, n = sides x ratios, side after side."""
         boxes = []
         for side in scales:
             for ratio in aspect_ratios:
@@ -130,7 +130,8 @@ class Pooling(nn.Module):
     images are padded, and shifts regions by half a pixel.
 
     Args:
-        spec: of the box head. steps: strides of the levels in pixels, fine to coarse.
+        spec: of the box head.
+        steps: strides of the levels in pixels, fine to coarse.
     """
 
     def __init__(self, spec: Roi, steps: Sequence[int]) -> None:
@@ -142,13 +143,15 @@ class Pooling(nn.Module):
         """Index of the level of each box (n, 4): equation 1 of arXiv 1612.03144."""
         sides = (boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt()
         finest = math.log2(self.steps[0] / self.spec.canonical_stride)
+        # The small term, as in torchvision: a box of exactly a power of two must not fall a level
+        # lower by rounding.
         wanted = torch.floor(torch.log2(sides / self.spec.canonical_side) + 1e-6) - finest
         return wanted.clamp(0, len(self.steps) - 1).long()
 
     def forward(
         self, levels: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]
     ) -> Tensor:
-        """(regions of all images, channels, pool, pool)."""
+        """Regions of all images (n, C, pool, pool), from levels (B, C, h, w) and boxes (n, 4)."""
         maps = list(levels.values())[: len(self.steps)]  # the extra level only proposes
         image = torch.cat([torch.full_like(b[:, :1], i) for i, b in enumerate(boxes)])
         regions = torch.cat([image, torch.cat(boxes)], dim=1)

@@ -142,6 +142,8 @@ class Job:
             UserError: anything that the user has to fix; what has arrived is kept.
         """
         with self._lock():
+            # Looked again under the lock: another process may have unpacked since the plan was
+            # made.
             left = {step.archive.name for step in self.missing()}
             steps = [step for step in steps if step.archive.name in left]
             if self.source.kind == "cityscapes":
@@ -200,10 +202,12 @@ class Job:
 
             def report(count: int) -> None:
                 if stop.is_set():
+                    # The only way to stop a thread is from inside; `fetch` keeps what has arrived.
                     raise InterruptedError(errno.EINTR, "another file failed")
                 advance(count)
 
             def fetch_one(step: Step) -> None:
+                # Cards state such sizes roughly; beyond twice as much it is another file.
                 limit = 2 * step.archive.about if step.archive.about else LIMIT
                 name = step.archive.name
                 fetch(http, self.source.url + name, self.work / name, report, limit)

@@ -42,7 +42,8 @@ def size_of(http: httpx2.Client, url: str, pauses: tuple[float, ...] | None = No
     """Bytes of a file, from a request for its first one; None if the server does not say.
 
     Raises:
-        UserError: the server refuses, has no such file, or is not reached.
+        Unreachable: the server is not reached, or busy.
+        UserError: it refuses, or has no such file.
     """
 
     def ask() -> int | None:
@@ -62,8 +63,8 @@ def fetch(http: httpx2.Client, url: str, target: Path, report: Report, limit: in
     server says whether the rest belongs to what is here.
 
     Raises:
-        UserError: the server refuses, is cut off too often or sends more than `limit` bytes; the
-            disk is full.
+        Unreachable: the server is not reached, busy, or cut off too often.
+        UserError: it refuses, or sends more than `limit` bytes; the disk is full.
     """
     part, note = _beside(target)
     try:
@@ -158,6 +159,7 @@ def _span(reply: httpx2.Response) -> tuple[int, int | None]:
     words = reply.headers.get("Content-Range", "")
     span = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", words)
     if not span:
+        # No place: bytes of which the server does not say where they belong are never appended.
         return -1, None
     return int(span[1] or -1), None if span[2] == "*" else int(span[2])
 

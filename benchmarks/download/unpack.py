@@ -51,7 +51,8 @@ def unpack(archive: Path, folder: Path, report: Callable[[int], object]) -> None
     only the names are known before: its tool guards against links, what it wrote is checked after.
 
     Raises:
-        UserError: the archive is damaged, hostile, of no known kind, or the disk is full.
+        Damaged: it is cut off, damaged or no archive.
+        UserError: it is hostile, nothing here opens it, or the disk is full.
     """
     try:
         if zipfile.is_zipfile(archive):
@@ -80,6 +81,7 @@ def _unpack_zip(archive: Path, folder: Path, report: Callable[[int], object]) ->
         infos = opened.infolist()
         for info in infos:
             mode = stat.S_IFMT(info.external_attr >> 16)
+            # 0: archivers of other systems note no kind of file.
             if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _refused(archive, info.filename, "is a link or a device")
             if info.flag_bits & 1:

@@ -321,8 +321,9 @@ def _noise(
 def prior(variances: np.ndarray, freedom: np.ndarray) -> tuple[float, float]:
     """Degrees of freedom and centre of the scaled inverse chi-square that variances come from.
 
-    From the moments of their logarithms (Smyth 2004, section 6.2). Infinite, with the pooled
-    variance, where they differ by no more than their degrees of freedom explain.
+    From the moments of their logarithms (Smyth 2004, section 6.2); both arguments are (n,).
+    Infinite, with the pooled variance, where they differ by no more than their degrees of freedom
+    explain.
     """
     logs = np.log(variances) - digamma(freedom / 2) + np.log(freedom / 2)
     spread = logs.var(ddof=1) - polygamma(1, freedom / 2).mean() if len(logs) > 1 else 0.0

@@ -52,6 +52,7 @@ def resize_short_side(
     """
     sides = image.shape[:2]
     scale = min(short / min(sides), long_max / max(sides))
+    # As mmcv rounds; Python's round() would take halves to the even side.
     height, width = (int(side * scale + 0.5) for side in sides)
     if (height, width) == sides:
         return image, label
@@ -83,6 +84,7 @@ def random_crop(
 
 
 def _mixed(label: np.ndarray, max_class_share: float) -> bool:
+    # mmsegmentation leaves ignored pixels out of the share too.
     counts = np.bincount(label.ravel(), minlength=256)
     counts[IGNORE] = 0
     return np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < max_class_share

@@ -60,6 +60,8 @@ def check_data(protocol: Protocol, root: Path) -> None:
     refuse_overlap(trained, scored)
     for domain, pairs in (*trained.items(), *scored.items()):
         for pair in pairs:
+            # Headers alone: decoding every image would take as long as an epoch. `read_pair` says
+            # why.
             if header_size(pair.image) != header_size(pair.label):
                 read_pair(pair, load_card(domain.card, "label"))
 

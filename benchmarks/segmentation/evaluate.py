@@ -57,6 +57,7 @@ def evaluate(
     finally:
         model.train(training)
     names, matrices, kept = zip(*shard.gather(scored), strict=True)
+    # Kept in a file for every image; one image has fewer pixels than 2^31, a domain may not.
     per_image = np.stack(matrices).astype(np.int32)
     try:
         scores = metrics.summary(per_image.sum(0, dtype=np.int64))
@@ -122,6 +123,7 @@ def predict(scores: Tensor, shape: tuple[int, int]) -> Tensor:
     if scores.shape[1:] == shape:
         # argmax over the first axis takes three times as long on a CPU.
         best, winner = scores.amax(0), torch.zeros(shape, dtype=torch.long, device=scores.device)
+        # Backwards, so that of equal scores the first class stays, as with arg-max.
         for index in reversed(range(len(scores))):
             winner.masked_fill_(scores[index] == best, index)
         return winner

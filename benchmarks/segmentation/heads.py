@@ -52,7 +52,10 @@ class Segmenter(nn.Module):
         return self.scores(padded, height, width)
 
     def scores(self, images: Tensor, height: int, width: int) -> Tensor:
-        """Class scores of the upper left `height` x `width` pixels of images in whole patches."""
+        """Class scores (B, classes, height, width) of the upper left pixels of `images`.
+
+        Images (B, 3, H, W) have whole patches.
+        """
         raise NotImplementedError
 
 
@@ -72,7 +75,7 @@ class PixelSegmenter(Segmenter):
         return {"cross_entropy": loss}
 
     def scores(self, images: Tensor, height: int, width: int) -> Tensor:
-        """Logits, bilinear at the images' size."""
+        """Logits (B, classes, height, width), bilinear at the images' size, then cut."""
         logits = self.head(self.feature_maps(images)).float()
         return _bilinear(logits, images.shape[-2:])[..., :height, :width]
 
@@ -171,19 +174,22 @@ class SharedBatchNorm(nn.BatchNorm2d):
     """Batch norm whose statistics are those of the images of all processes, on any device."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Maps (B, channels, h, w), of equal size in every process."""
+        """Maps (B, C, h, w), of equal size in every process, in the same shape."""
         shared = torch.distributed.is_available() and torch.distributed.is_initialized()
         world = torch.distributed.get_world_size() if shared else 1
         if not self.training or world == 1:
             return super().forward(maps)
+        # Sums over whole maps lose digits in 16 bits.
         maps = maps.float()
         mean = all_reduce(maps.mean((0, 2, 3), keepdim=True)) / world
+        # A second pass with the shared mean: E[x^2] - E[x]^2 would cancel digits.
         centred = maps - mean
         variance = all_reduce(centred.square().mean((0, 2, 3), keepdim=True)) / world
         count = world * maps.numel() // self.num_features
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean.flatten(), self.momentum)
+            # Torch keeps the unbiased variance, and normalises by the biased one.
             self.running_var.lerp_(variance.flatten() * (count / (count - 1)), self.momentum)
         scale = self.weight[:, None, None] * (variance + self.eps).rsqrt()
         return centred * scale + self.bias[:, None, None]

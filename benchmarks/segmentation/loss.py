@@ -68,6 +68,7 @@ class SetLoss(nn.Module):
             {"masks_queries_logits": mask, "class_queries_logits": logits}
             for mask, logits in zip(masks[:-1], classes[:-1], strict=True)
         ]
+        # Always told, for whole batches too: counts of an earlier part would stay in the module.
         self.loss.begin(part or Part(0, 1, tuple(map(len, present))), len(labels))
         parts = self.loss(masks[-1], classes[-1], targets, present, earlier)
         return {
@@ -142,4 +143,6 @@ class _MatcherOfPart(Mask2FormerHungarianMatcher):
 
     def _draw(self, images: int, device: torch.device) -> None:
         for _ in range(images):
+            # As transformers draws the points of one image; only the state of the generator
+            # matters.
             torch.rand(1, self.num_points, 2, device=device)

@@ -28,7 +28,8 @@ class Mask2Former(Segmenter):
     """Backbone, four feature maps, Mask2Former head.
 
     Args:
-        backbone, features: see `Segmenter`; four block indices.
+        backbone: see `Segmenter`.
+        features: see `Segmenter`; four block indices.
         sizes: widths, depths and loss weights of the head.
         classes: number of classes, void not counted.
 
@@ -65,6 +66,7 @@ class Mask2Former(Segmenter):
         logits = functional.interpolate(
             masks[-1].float(), size=images.shape[-2:], mode="bilinear", align_corners=False
         )[..., :height, :width]
+        # "No object", the last class, takes part in the softmax and names no pixel.
         shares = classes[-1].float().softmax(-1)[..., :-1]
         return torch.einsum("bqc,bqhw->bchw", shares, logits.sigmoid())
 

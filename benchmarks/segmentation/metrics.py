@@ -34,6 +34,7 @@ def iou(matrix: np.ndarray) -> np.ndarray:
     Args:
         matrix: confusion matrix of a whole domain, (classes, classes).
     """
+    # The pixels of a domain of photographs pass 2^31.
     matrix = matrix.astype(np.int64)
     hits = np.diag(matrix)
     union = matrix.sum(0) + matrix.sum(1) - hits

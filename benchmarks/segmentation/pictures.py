@@ -84,6 +84,7 @@ def write_strips(
 
     Raises:
         UserError: no finished segmentation records of the same data, or nothing is kept.
+        ValueError: OpenCV makes no PNG of a sheet.
     """
     (first, record), *others = records.items()
     for domain in domains_of(record, first):

@@ -160,7 +160,7 @@ def pretrain(
     place = make_fabric(device, "32-true").device
     try:
         if out.is_dir():
-            raise IsADirectoryError(EISDIR, "is a folder")
+            raise OSError(EISDIR, "is a folder")
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.with_suffix(".partial").open("wb"):
             pass

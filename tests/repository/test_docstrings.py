@@ -64,6 +64,13 @@ class Pair:
         self._own()
         _look("")
 
+    def declared(self):
+        """Look; `_REFUSED` holds what is caught."""
+        try:
+            self._own()
+        except _REFUSED:
+            return None
+
     def _own(self): # no line of comments
         # One line of comments.
         raise OSError
@@ -84,8 +91,17 @@ def test_what_docstrings_lack_is_listed(
     for package in ("soma", "tests"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "example.py").write_text(EXAMPLE)
+    told = tmp_path / "scripts"
+    told.mkdir()
+    (told / "__init__.py").write_text(
+        '"""Images are (B, C, H, W); `ValueError`, `OSError`, KeyError."""'
+    )
+    (told / "example.py").write_text(EXAMPLE)
     assert script.main(tmp_path) == 1
     *lines, last = capsys.readouterr().out.splitlines()
+    package = [line.split(" ", 1)[1] for line in lines if line.startswith("scripts")]
+    assert package == ["silent lacks a docstring", "Pair lacks a line per name: left, right"]
+    lines = [line for line in lines if not line.startswith("scripts")]
     assert [line.split(": ", 1)[1] for line in lines] == [
         "silent lacks a docstring",
         "refuses lacks Raises: ValueError",
@@ -95,4 +111,10 @@ def test_what_docstrings_lack_is_listed(
         "told lacks Raises: OSError",
     ]
     assert lines[1].startswith("soma/example.py:4:")
-    assert last == "6 of 9 lack something; full-line comments: 1.7% of 60 lines"
+    assert last == "8 of 20 lack something; full-line comments: 1.5% of 135 lines"
+
+
+def test_no_public_docstring_lacks_anything(
+    script: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script.main(ROOT) == 0, capsys.readouterr().out
