@@ -17,6 +17,7 @@ from torch import nn
 from benchmarks.protocol import Recipe
 
 DROP = 0.1  # factor on the learning rate at each milestone
+# timm's own norms derive from none of torch's.
 _NORMS = (
     *(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm),
     *(layers.RmsNorm, layers.RmsNorm2d, layers.SimpleNorm, layers.SimpleNorm2d),

@@ -35,6 +35,7 @@ class SimplePyramid(nn.Module):
         """
         maps = [level(features) for level in self.levels]
         if self.extra:
+            # As Detectron2's LastLevelMaxPool: every second pixel, no maximum over several.
             maps.append(nn.functional.max_pool2d(maps[-1], kernel_size=1, stride=2))
         return maps
 
@@ -88,6 +89,7 @@ def _level(width: int, scale: float, channels: int) -> nn.Sequential:
         layers.append(nn.ConvTranspose2d(width, width // 2, kernel_size=2, stride=2))
         width, scale = width // 2, scale / 2
         if scale > 1:
+            # As in ViTDet: between two transposed convolutions, not after the last one.
             layers += [LayerNorm2d(width), nn.GELU()]
     layers += [
         nn.Conv2d(width, channels, kernel_size=1, bias=False),

@@ -199,6 +199,7 @@ def _box_head(spec: Roi, channels: int, steps: Sequence[int], classes: int) -> R
     predictor = FastRCNNPredictor(spec.hidden, classes + 1)
     for module in head.modules():
         if isinstance(module, nn.Linear):
+            # As Detectron2 (c2_xavier_fill); torchvision leaves linears at torch's own start.
             nn.init.kaiming_uniform_(module.weight, a=1)
             nn.init.zeros_(module.bias)
     # Small at the start: every region is about as likely of every class, and stays where it is.

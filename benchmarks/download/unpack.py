@@ -232,6 +232,8 @@ def place(unpacked: Path, home: Path, archive: Archive, note: Path) -> int:
     try:
         for target, file in moves.items():
             target.parent.mkdir(parents=True, exist_ok=True)
+            # What is unpacked lies below `home`: a rename, which copies nothing and is never half
+            # done.
             file.replace(target)
     except OSError as error:
         raise UserError(f"{target}: cannot be written: {error.strerror}; make room") from None
