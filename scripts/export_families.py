@@ -69,7 +69,7 @@ def build(name: str, split: bool) -> nn.Module:
 
 
 def images_of(vit: nn.Module) -> Tensor:
-    """Noise in the size that the backbone takes."""
+    """Noise (1, C, H, W) in the size that the backbone takes."""
     size = vit.pretrained_cfg["input_size"]
     return torch.randn(1, *size, generator=torch.Generator().manual_seed(1))
 

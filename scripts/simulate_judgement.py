@@ -36,7 +36,7 @@ HEADINGS = (
 
 
 def deviations(kind: str, rows: int) -> np.ndarray:
-    """Deviation of the noise per row, the reference first."""
+    """Deviation of the noise of R rows, (R,), the reference first."""
     return {
         "equal": np.ones(rows),
         "4x apart": np.geomspace(0.5, 2, rows),  # noisiest to quietest; shuffled for every table

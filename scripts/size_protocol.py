@@ -77,7 +77,10 @@ def run(protocol: str, method: str, seed: int, out: Path, data_root: Path) -> di
 
 
 def describe(name: str, methods: list[str], cells: np.ndarray) -> list[str | float]:
-    """A line of the table from `cells` (methods, seeds, 3): unseen, source, processor seconds."""
+    """A line of the table from `cells` (M, S, 3): unseen, source and processor seconds.
+
+    M methods, S seeds.
+    """
     unseen = cells[..., 0]
     rest = unseen - unseen.mean(0) - unseen.mean(1, keepdims=True) + unseen.mean()
     freedom = (unseen.shape[0] - 1) * (unseen.shape[1] - 1)

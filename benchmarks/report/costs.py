@@ -26,14 +26,16 @@ class Cost(Strict):
         reason: why the method does not apply, "" where it does; then the other values are null.
         trainable: parameters that learn in the whole backbone.
         adapter_bytes: of all tensors in the adapter's file.
-        startup, startup_cached: seconds that it takes to be put on the whole backbone, with an
-            empty cache of decompositions and with the one that this filled.
+        startup: seconds that it takes to be put on the whole backbone, with an empty cache of
+            decompositions.
+        startup_cached: the same with the cache that this filled.
         step: forward and backward over the same of the frozen backbone, which hands the gradient
             on to its input.
         kept_bytes: what autograd keeps for backward, parameters left out.
         state_bytes: gradients and AdamW's two moments of what learns.
-        evaluation, folded: forward without gradient over the same of the plain backbone, with the
-            adapter in place and after folding it; `folded` is null for what does not fold.
+        evaluation: forward without gradient, the adapter in place, over the same of the plain
+            backbone.
+        folded: the same after folding; null for what does not fold.
         peak_bytes: of a step, measured on a GPU, of the blocks that were measured and no others.
     """
 
@@ -58,8 +60,10 @@ class Costs(Strict):
         profile: its name.
         fields: of the methods, in words: which protocol of which version sets them.
         backbone: in words.
-        images, tokens: of one step.
-        blocks, depth: how many blocks were measured, of how many; bytes and start-up are scaled up.
+        images: of one step.
+        tokens: of one of its images.
+        blocks: how many were measured; bytes and start-up are scaled up to all.
+        depth: how many blocks there are.
         rounds: measurements that a median is of.
         step_seconds: of the frozen backbone.
         unit: "processor time" or "clock".
