@@ -55,11 +55,14 @@ _WORDS |= {"len": len, "str": str, "True": True, "False": False}
 def configuration(path: Path) -> dict[str, Any]:
     """The values of a configuration file of mmengine, with those that it derives from."""
     text, base = path.read_text(encoding="utf-8"), {}
+    # A configuration is Python, of someone else: it gets the names that it needs and no import.
     held: dict[str, Any] = {"__builtins__": _WORDS}
     if match := re.search(r"^_base_\s*=\s*(\[.*?\]|\"[^\"]*\"|'[^']*')", text, re.S | re.M):
+        # A string or a list of strings, as the pattern has it.
         above = eval(match[1], {"__builtins__": {}})
         for name in [above] if isinstance(above, str) else above:
             base |= configuration((path.parent / name).resolve())
+    # mmengine's own syntax for a value of the base, which is no Python.
     text = re.sub(r"\{\{\s*_base_\.(\w+)\s*\}\}", r"_base_values['\1']", text)
     exec(compile(text, str(path), "exec"), held | {"_base_values": base}, own := {})
     own = {key: value for key, value in own.items() if not key.startswith("_")}
@@ -126,7 +129,8 @@ def _recipe(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     if decay:
         yield "recipe.weight_decay_end", decay["eta_min"]
     yield "recipe.schedule", "multistep" if steps else "poly"
-    if steps:  # counted from where the schedule begins, in mmengine
+    # mmengine counts them from where the schedule begins.
+    if steps:
         yield "recipe.milestones", tuple(steps["begin"] + step for step in steps["milestones"])
     else:
         yield "recipe.power", schedules["PolyLR"]["power"]
@@ -173,7 +177,8 @@ def _boxes(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     source, tests = config["train_dataloader"]["dataset"], config["val_dataloader"]["dataset"]
     pipeline, kept = source["pipeline"], source["filter_cfg"]
     resize, crop = _step(pipeline, "RandomResize"), _step(pipeline, "RandomCrop")
-    yield "augment.base", resize["scale"][::-1]  # width first there
+    # The official code has the width first.
+    yield "augment.base", resize["scale"][::-1]
     yield "augment.scale", resize["ratio_range"]
     yield "augment.crop", crop["crop_size"][0]
     yield "augment.negative_crops", crop["allow_negative_crop"]
@@ -246,6 +251,7 @@ def _same(ours: Any, theirs: Any) -> bool:
     if isinstance(theirs, tuple) and isinstance(ours, tuple) and len(ours) == len(theirs):
         return all(map(_same, ours, theirs))
     if isinstance(ours, float) and isinstance(theirs, float):
+        # Products such as 1e-4 x 0.5 may differ from what a file says in their last bit.
         return abs(ours - theirs) < 1e-12
     return ours == theirs
 

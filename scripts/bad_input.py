@@ -317,6 +317,7 @@ def protocols() -> Kinds:
             f"protocol: version {text}", file(whole), (("case.yaml",), ("version",), (text,))
         )
     for path, value in VALUES:
+        # A deep copy, and proof that a file can hold it.
         changed = json.loads(json.dumps(plain))
         *above, last = path.split(".")
         at: Any = changed
@@ -399,6 +400,7 @@ def records() -> Kinds:
             folder = Path(tempfile.mkdtemp())
             (folder / belongs).parent.mkdir(parents=True)
             (folder / belongs).write_bytes(content)
+            # The true matrices: an edited score has to show beside them.
             matrices = REFERENCE / belongs.with_suffix(".npz")
             (folder / belongs).with_suffix(".npz").write_bytes(matrices.read_bytes())
             return command(["table", "table1", "--records", str(folder)])
@@ -681,6 +683,7 @@ def main(words: str = "") -> int:
     """Try the kinds; print those that fail, and the count."""
     started, wrong = time.perf_counter(), 0
     warnings.simplefilter("ignore")
+    # No kind may depend on the network: a name that nobody has is refused without asking.
     os.environ["HF_HUB_OFFLINE"] = "1"
     kinds = [*everything()]
     tried = [kind for kind in kinds if words in kind.name] if words else kinds[::SAMPLED]

@@ -51,6 +51,7 @@ def main(
             for seed in arguments.numbers(seeds) or protocol.seeds
             for method in chosen
         ]
+        # A folder for each engine: their records have one path, and another digest.
         plans[engine] = Plan(prepare(cells, root, out), out / engine, root, "cpu", run_cell)
     for plan in plans.values():
         outcome = arguments.reported(plan, lambda report, plan=plan: sweep(plan, workers, report))

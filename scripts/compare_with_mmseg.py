@@ -56,8 +56,10 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    official.eval()  # its own `train` returns nothing
+    # By itself: `train` of the official model returns nothing to go on with.
+    official.eval()
     model.to(asked.device).eval()
+    # Drawn on the CPU: both codes see the same images on every device.
     generator = torch.Generator().manual_seed(0)
     worst, differing, pixels = 0.0, 0, 0
     for _ in range(asked.images):
@@ -94,10 +96,12 @@ def _official(checkout: Path, config: Path, merged: Path) -> nn.Module:
     from mmseg.registry import MODELS
 
     sys.path.insert(0, str(checkout))
-    importlib.import_module("rein")  # registers the models of SoMA and of Rein
+    # Registers the models of SoMA and of Rein.
+    importlib.import_module("rein")
     init_default_scope("mmseg")
     model = MODELS.build(Config.fromfile(config).model)
     content = torch.load(merged, map_location="cpu", weights_only=True)
+    # Not strict: the official losses hold buffers that no file has. Anything else is refused below.
     missing = model.load_state_dict(content["state_dict"], strict=False).missing_keys
     if missing := [name for name in missing if not name.startswith("decode_head.loss")]:
         raise UserError(

@@ -60,6 +60,8 @@ def build(name: str, split: bool) -> nn.Module:
     """A small backbone of a family with random weights, the same on every call."""
     torch.manual_seed(0)
     vit = timm.create_model(name, **SIZES).eval()
+    # Away from the start, where biases, layer scales and the like are zero or one: a part that an
+    # export leaves out would not show.
     with torch.no_grad():
         for parameter in vit.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

@@ -38,6 +38,7 @@ def main(write: Annotated[bool, typer.Option("--write")] = False) -> None:
         here = measure(Path(folder))
     if write:
         GOLDEN.write_text(json.dumps(here, indent=1) + "\n")
+    # After writing too: this reads the file as the test will.
     lines = differences(here, json.loads(GOLDEN.read_text()))
     print("\n".join(lines) or f"every digit is that of {GOLDEN.name}")
 
@@ -53,6 +54,7 @@ def measure(folder: Path) -> dict[str, Any]:
         stand_in.write_split(load_card(domain.card), folder, domain.split, SIZE, IMAGES)
     pixels = hashlib.sha256()
     for file in sorted(folder.rglob("*.png")):
+        # Pixels and not files: another zlib packs the same image in other bytes.
         pixels.update(np.asarray(Image.open(file)).tobytes())
     (cell,) = prepare([make_cell(protocol, "soma", seed=0)], folder, folder / "out")
     record = run_cell(cell, folder / "out", folder)
@@ -78,6 +80,7 @@ def _processor() -> str:
     if not info.is_file():
         return platform.processor()
     pairs = [line.split(":", 1) for line in info.read_text().splitlines() if ":" in line]
+    # Backwards, so that the first processor's values are those that stay.
     first = {key.strip(): value.strip() for key, value in reversed(pairs)}
     words = [first.get(key, "?") for key in ("vendor_id", "cpu family", "model", "cache size")]
     return " ".join([*words, *{"avx512f"}.intersection(first.get("flags", "").split())])
@@ -106,7 +109,8 @@ def differences(here: dict[str, Any], golden: dict[str, Any]) -> list[str]:
 
 
 def _numbers(measured: dict[str, Any], name: str) -> np.ndarray:
-    return np.array(measured["scores"][name], dtype=float)  # null, a class that is not there: NaN
+    # As floats null, a class that is not there, becomes NaN.
+    return np.array(measured["scores"][name], dtype=float)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ def start(data_root: Path, out: Path, sweep: tuple[str, ...]) -> subprocess.Pope
     common = ["--profile", "smoke", "--workers", "2", "--data-root", data_root, "--out", out]
     command = [sys.executable, "-m", "benchmarks", "sweep", *sweep, *common]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    # Of its own, so that a kill of the group hits the workers and not this script.
     return subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, **quiet)
 
 
@@ -50,7 +51,8 @@ def kill_once(data_root: Path, out: Path, draw: random.Random) -> None:
     process = start(data_root, out, draw.choice(SWEEPS))
     try:
         process.wait(draw.uniform(0.2, LONGEST))
-        return  # it was done before
+        # It was done before: a kill that came too late, which counts all the same.
+        return
     except subprocess.TimeoutExpired:
         pass
     family = psutil.Process(process.pid)
@@ -59,9 +61,11 @@ def kill_once(data_root: Path, out: Path, draw: random.Random) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     else:
         draw.choice(everyone).kill()
+        # The others either notice and end by themselves, or die before they can.
         process.wait(120) if process.poll() is None and draw.random() < 0.5 else None
         os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
     process.wait()
+    # Workers outlive their parent for a moment, and would write into what is counted next.
     psutil.wait_procs(everyone, timeout=30)
 
 
@@ -103,6 +107,7 @@ def main(data_root: Path, kills: int) -> None:
             finish(data_root, out)
             ended = scores(out)
             changed += sum(ended.get(path) != value for path, value in whole.items())
+            # A lock that no process holds counts for nothing, so it may stay.
             endings = (".json", ".lock", ".npz", ".safetensors", ".gz")
             odd = [p for p in out.rglob("*") if p.is_file() and not p.name.endswith(endings)]
             left += len(odd)

@@ -39,7 +39,8 @@ def deviations(kind: str, rows: int) -> np.ndarray:
     """Deviation of the noise of R rows, (R,), the reference first."""
     return {
         "equal": np.ones(rows),
-        "4x apart": np.geomspace(0.5, 2, rows),  # noisiest to quietest; shuffled for every table
+        # Shuffled for every table, so that the reference is any of them.
+        "4x apart": np.geomspace(0.5, 2, rows),
         "one row 4x": np.r_[np.ones(rows - 1), 4],
         "reference 4x": np.r_[4, np.ones(rows - 1)],
     }[kind]
@@ -53,6 +54,7 @@ def simulate(rows: int, seeds: int, kind: str, tables: int) -> dict[str, float]:
         `judge` and with plain paired t intervals. power, power_bonferroni, power_t: rows that are
         told from the reference, were they `EFFECT` deviations apart.
     """
+    # Every setting has draws of its own, so that one can be run without those before it.
     random = np.random.default_rng([rows, seeds, NOISE.index(kind)])
     labels = [str(row) for row in range(rows)]
     pairs = [(label, "0") for label in labels[1:]]
@@ -64,12 +66,14 @@ def simulate(rows: int, seeds: int, kind: str, tables: int) -> dict[str, float]:
         if kind == "4x apart":
             random.shuffle(noise)
         values = noise[:, None] * random.standard_normal((rows, seeds))
-        values += 2 * random.standard_normal(seeds)  # the seeds' own effect, which pairing removes
+        # The seeds' own effect, which pairing removes.
+        values += 2 * random.standard_normal(seeds)
         table = {k: dict(enumerate(row.tolist())) for k, row in zip(labels, values, strict=True)}
         made = judge(table, pairs).differences
         means = np.array([made[pair].mean for pair in pairs])
         halves = np.array([made[pair].high - made[pair].mean for pair in pairs])
         plain = (values[1:] - values[0]).std(axis=1, ddof=1) / np.sqrt(seeds)
+        # In deviations of the two rows, pooled: an effect of one size whatever their noise is.
         apart = np.abs(means + EFFECT * np.sqrt((noise[1:] ** 2 + noise[0] ** 2) / 2))
         for name, rate in {
             "errors": (np.abs(means) > halves).any(),
@@ -84,7 +88,8 @@ def simulate(rows: int, seeds: int, kind: str, tables: int) -> dict[str, float]:
 
 def main(tables: int) -> None:
     """Print one line per setting, and which of them miss their target."""
-    statistics.POINTS = 2**12  # half widths to about 1 %, in a fourth of the time
+    # Half widths to about 1 %, in a fourth of the time.
+    statistics.POINTS = 2**12
     lines, missed = [], []
     for rows in (8, 20):
         for seeds in (3, 5):

@@ -47,10 +47,12 @@ def run(protocol: str, method: str, seed: int, out: Path, data_root: Path) -> di
     Raises:
         subprocess.CalledProcessError: the cell fails.
     """
+    # By content: a file that was edited in between is another candidate under the same name.
     settings = digest_of(load_protocol(protocol).model_dump(mode="json"))[:8]
     kept = out / "sizes" / f"{Path(protocol).stem}.{settings}.{method}.{seed}.json"
     if kept.is_file():
         return json.loads(kept.read_text())
+    # Processor seconds of the child: the clock says what else the machine had to do.
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "benchmarks", "run", protocol, method, f"--seed={seed}"]
     subprocess.run(
@@ -83,6 +85,7 @@ def describe(name: str, methods: list[str], cells: np.ndarray) -> list[str | flo
     """
     unseen = cells[..., 0]
     rest = unseen - unseen.mean(0) - unseen.mean(1, keepdims=True) + unseen.mean()
+    # What is left of all cells once every method and every seed has its mean.
     freedom = (unseen.shape[0] - 1) * (unseen.shape[1] - 1)
     deviation = float(np.sqrt((rest**2).sum() / freedom))
     seconds = float(cells[..., 2].mean())
@@ -116,6 +119,7 @@ def main() -> None:
             for method in methods
         ]
         lines.append(describe(Path(protocol).stem, methods, np.array(values)))
+        # After every candidate: a run of hours may be stopped, and has said what it knows.
         print(tabulate(lines, HEADINGS, floatfmt=".2f"), flush=True)
 
 

@@ -22,7 +22,8 @@ from benchmarks.report.table import Block, Request, Table, build, ordered  # noq
 
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs/table1.svg"
-COUNT = re.compile(r"\d+/\d+ cells")  # the line under the rows
+# The line under the rows: from there on the README has its own words.
+COUNT = re.compile(r"\d+/\d+ cells")
 
 
 @cache
@@ -69,6 +70,7 @@ def updated() -> str:
     parts = {"table1": table(), "picture": shown(block), "findings": sentences(block)}
     for name, content in parts.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        # By a function: in a replacement text the backslashes of a table would count as groups.
         text, count = pattern.subn(lambda match, new=content: f"{match[1]}{new}\n{match[2]}", text)
         if count != 1:
             raise SystemExit(f"README.md: {count} places marked {name}; it takes one")

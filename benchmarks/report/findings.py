@@ -54,6 +54,7 @@ def best_on_source(values: Columns, unseen: Differences) -> str | None:
     if worse:
         highest = max(worse, key=lambda label: _mean(values[label][AVERAGE]))
         to = f" to {highest}" if len(worse) > 1 else ""
+        # `worse` is the first of `says`.
         says[0] += f" ({_interval(unseen[best, highest])}{to})"
     return (
         f"On held-out images of the source {best} scores highest ({_mean(values[best][SOURCE]):.1f}"
@@ -72,6 +73,7 @@ def best_unseen(values: Columns, unseen: Differences, reference: str) -> str | N
     if not beaten or best == reference:
         return None
     rest = [label for label in values if label not in (best, *beaten) and values[label][AVERAGE]]
+    # Rows from which the best cannot be told are named: silence would rank them.
     unknown = f"; of {listed(rest)} the records cannot tell" if rest else ""
     return (
         f"On unseen domains {best} has the highest mean ({_mean(values[best][AVERAGE]):.1f}): "
@@ -140,11 +142,13 @@ def _leader(values: Columns, column: str) -> str:
 def _judged(values: Columns, column: str) -> dict[tuple[str, str], Difference | None]:
     """All ordered pairs of rows; intervals hold together over them."""
     scored = {label: own[column] for label, own in values.items() if own[column]}
+    # The leader was picked on these scores, so its intervals have to hold over all pairs.
     judged = judge(scored, [*combinations(scored, 2)]).differences
     return judged | {(b, a): _turned(result) for (a, b), result in judged.items() if result}
 
 
 def _turned(result: Difference) -> Difference:
+    # The ends change places with the sign.
     low, high = (None if end is None else -end for end in (result.high, result.low))
     return replace(result, mean=-result.mean, low=low, high=high)
 

@@ -128,6 +128,7 @@ def wrapped(markdown: str) -> str:
 
 
 def _wrapped(line: str, indent: str = "") -> list[str]:
+    # Names with hyphens and paths are there to be copied: they stay in one piece.
     return textwrap.wrap(
         line, WIDTH, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
     )
@@ -135,6 +136,7 @@ def _wrapped(line: str, indent: str = "") -> list[str]:
 
 def grid(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns side by side, the first row being their headings; numbers to the right."""
+    # Without the stars of Markdown, which a terminal shows and which would count as width.
     plain = [[_bold(cell, "", "") for cell in row] for row in rows]
     columns = []
     for cells in zip(*plain, strict=True):
@@ -149,6 +151,7 @@ def _narrow(table: Table, block: Block) -> list[list[str]]:
     rows: list[list[str]] = []
     for keys in _fewer(table, block):
         rows = _columns(table, block, keys, "means")
+        # Names that the table chose for narrow columns fit; those of domains may be of any length.
         named = table.headings.keys() - table.spec.short.keys()
         rows[0] = [
             _cut(h, _HEADING) if key in named else h for h, key in zip(rows[0], keys, strict=True)
@@ -166,6 +169,7 @@ def _fewer(table: Table, block: Block) -> list[list[str]]:
     scores = list(table.headings)
     extras = [key for key in scores if key not in table.spec.headings]
     keys = ["method", "n", "trainable", *scores, "difference", "verdict"]
+    # The line above the block says how many seeds there are; a column does where rows differ.
     alike = len({row.n for row in block.rows if row.n}) < 2
     never = {SOURCE, *extras, *(["n"] if alike else [])}
     never |= {"n", "difference", "verdict"} if block.released else set()
@@ -207,6 +211,7 @@ def _paths(table: Table) -> list[str]:
 
 def _place(table: Table, digest: str, otherwise: Path) -> str:
     path = table.places.get(digest, otherwise)
+    # A path from here may be the longer one, with a row of "..".
     return min(str(path), os.path.relpath(path) if path.is_absolute() else str(path), key=len)
 
 
@@ -407,7 +412,8 @@ def _float(table: Table, block: Block, layout: Layout) -> str:
     """A block as a table of LaTeX."""
     keys, rows, room = _fitting(table, block, layout.columns)
     environment = "table" if room == _COLUMN else "table*"
-    title = re.sub(r"^Table \w+\. ", "", table.title).removesuffix(".")  # LaTeX counts itself
+    # LaTeX counts tables itself.
+    title = re.sub(r"^Table \w+\. ", "", table.title).removesuffix(".")
     what = _about(table, block)
     bold = (
         f". Bold: best of all rows and differences to {table.reference} that noise does not explain"
@@ -460,6 +466,7 @@ def _fitting(
     # A page unless it all fits a column: one with less is for those who choose its columns.
     tries = [(fewer[0], style, _COLUMN) for style in ("short", "means")[: 1 + bool(asked)]]
     tries += [(keys, style, _PAGE) for keys in fewer for style in ("short", "means")]
+    # Of all rows, so that bold does not depend on the columns that fit.
     best = {key: _best(block, key) for key in table.headings}
     for keys, style, room in tries:
         names = ["method", *(key for key in keys if key != "method")]
@@ -485,6 +492,7 @@ def _best(block: Block, key: str) -> str | None:
         return None
     first = max(means, key=means.__getitem__)
     labels = [first, *(label for label in values if label != first)]
+    # All pairs: the first was chosen on these scores, so intervals against it alone would be short.
     judged = statistics.judge(values, [*combinations(labels, 2)]).differences
     beaten = [verdict(judged.get((first, label))) == "better" for label in values if label != first]
     return first if all(beaten) else None
@@ -502,6 +510,7 @@ def _points(rows: Sequence[Sequence[str]]) -> float:
 
 def _points_of(cell: str) -> float:
     plain = _bold(cell, "", "")
+    # Three classes are enough: a width that is too large costs a column, one too small the margin.
     minus = len(re.findall(_MINUS, plain))
     width = sum(
         2.9 if sign in _NARROW else 6.9 if sign in _BROAD or sign.isupper() else 4.4
@@ -619,6 +628,7 @@ def _interval(result: Difference) -> str:
 
 def _signed(value: float) -> str:
     text = f"{value:+.1f}"
+    # What rounds to nothing has no sign.
     return "0.0" if text in ("+0.0", "-0.0") else text
 
 
@@ -630,6 +640,7 @@ def _versus(result: Difference | None, n: int, bare: bool) -> str | None:
     marked = f"**{text}**" if result.excludes_zero else text
     if bare:
         return marked
+    # A row's n does not say how many seeds it shares with the reference.
     fewer = f" ({result.n} pair{'s' * (result.n > 1)})" if result.n < n else ""
     return f"{marked} {verdict(result)}{fewer}"
 
@@ -647,6 +658,7 @@ def _published(row: Row, keys: list[str]) -> str:
     if not any(entries):
         return "-"
     letters = {entry[1] for entry in entries if entry}
+    # One source for all numbers is named once, at the end.
     if len(letters) == 1:
         return " / ".join(e[0] if e else "-" for e in entries) + f" [{letters.pop()}]"
     return " / ".join(f"{e[0]} [{e[1]}]" if e else "-" for e in entries)
@@ -680,12 +692,14 @@ _TEX |= {char: f"\\{char}" for char in "&%$#_{}"} | {
 _TEX |= {"<": r"$<$", ">": r"$>$"}
 
 
+# The sign of a number, not the hyphen in a name or a range.
 _MINUS = r"(?<![\w.)-])-(?=\d)"
 
 
 def tex(text: str) -> str:
     """Text with LaTeX's special characters escaped and **bold** turned into a command."""
     text = re.sub(_MINUS, "\N{MINUS SIGN}", text.replace(" ± ", "±"))
+    # In one pass, so that no replacement is escaped again, and -> is met before >.
     pattern = "|".join(re.escape(key) for key in sorted(_TEX, key=len, reverse=True))
     escaped = re.sub(pattern, lambda match: _TEX[match.group()], text)
     return _bold(escaped, r"\textbf{", "}")

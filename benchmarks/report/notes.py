@@ -19,6 +19,7 @@ from benchmarks.report.statistics import (
     verdict,
 )
 
+# One wording for tables, `compare` and the page: different words would pass for another test.
 HOW = (
     "rows and seeds fitted by least squares, noise of all rows together, moderated per row (Smyth "
     "2004), intervals that hold together (Dunnett 1955); better, worse (bold) = it excludes 0, "
@@ -37,6 +38,7 @@ def completeness(labels: Sequence[str], seeds: Sequence[int], records: Sequence[
         parts.append(f"{len(failed)} failed: {'; '.join(failed)}")
     refused = [r for r in here if r.status == "not_applicable"]
     if refused:
+        # Every seed of a method is refused for the same reason: said once.
         reasons = dict.fromkeys(f"{r.label}: {r.reason}" for r in refused)
         parts.append(f"{len(refused)} not applicable: {'; '.join(reasons)}")
     missing = [key for key in wanted if key not in recorded]
@@ -112,6 +114,7 @@ def notes(
     engines = {made.cell["engine"]: None for made in records if "engine" in made.cell}
     if engines:
         lines.append(f"engine of the detector: {', '.join(engines)}")
+    # Always named: a score that was picked on the test domains looks like any other.
     rule = f"model selection: {', '.join(rules)}"
     if "target-oracle" in rules:
         rule += " (target-oracle picks on the test domains: an upper bound, not a result)"
@@ -185,6 +188,7 @@ def _changed_fields(record: Record, records: Sequence[Record]) -> list[str]:
     if "+" not in record.label:
         return []
     fields = record.cell["method"]["fields"]
+    # Labels of rows made with --set begin with the method's own, up to a plus.
     plain = record.label.partition("+")[0]
     own = next((r.cell["method"]["fields"] for r in records if r.label == plain), {})
     return [name for name in fields if name != "start_block" and fields[name] != own.get(name)]
@@ -204,6 +208,7 @@ def _trials(protocol: Protocol) -> list[str]:
     try:
         kept = trials.summary_of(protocol)
     except UserError as error:
+        # A table does not fail for a summary of trials that cannot be read.
         return [f"trials: {error}"]
     if kept is None:
         return []
@@ -219,6 +224,7 @@ def _trials(protocol: Protocol) -> list[str]:
 
 def _machines(records: Sequence[Record]) -> list[str]:
     """Processors and commits behind the records."""
+    # Records of failures say nothing about where the numbers come from.
     done = [record.environment for record in records if record.status == "done"]
     if not done:
         return []

@@ -78,6 +78,7 @@ def _rows(
         done = [record for record in row.records if record.status == "done"]
         names = names or next((class_names(record) for record in done), ())
         columns = zip(*seeds, strict=True) if seeds else [()] * (len(names) + 1)
+        # A class that the images of one seed lack has no score there; the others count.
         kept = [summarise([v for v in column if v is not None]) for column in columns]
         made.append(ClassRow(row.label, len(seeds), tuple(kept)))
     return [*names, MEAN], made
@@ -97,6 +98,7 @@ def _of_seeds(
         known |= dict.fromkeys(chosen.domains)
         score = chosen.domains.get(domain)
         if score and (values := class_scores(score, table.spec.metric)):
+            # As recorded: which classes count in it is for the evaluation to say.
             mean = score.metrics.get(table.spec.metric)
             seeds.append([*values, mean if isinstance(mean, float) else None])
     return seeds
@@ -187,6 +189,7 @@ def images(path: Path, record: Record | Imported, domain: str) -> list[dict[str,
         with np.load(path.with_suffix(".npz")) as kept:
             matrices = kept[domain]
             order = kept.get(f"{domain}.names")
+    # Before `OSError`, of which it is one: a missing file has a remedy of its own.
     except FileNotFoundError as error:
         raise UserError(
             f"{path}: results per image are not kept beside it: no "

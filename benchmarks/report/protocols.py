@@ -24,7 +24,8 @@ def differing(protocols: Sequence[Protocol]) -> list[tuple[str, list[str]]]:
     lines = []
     names = [*dict.fromkeys(name for fields in held for name in fields)]
     sections = [*dict.fromkeys(name.partition(".")[0] for name in names), "methods"]
-    sections.remove("methods")  # the longest comes last
+    # The longest comes last.
+    sections.remove("methods")
     for name in sorted(names, key=lambda name: sections.index(name.partition(".")[0])):
         values = [fields.get(name, NOTHING) for fields in held]
         if len({*values}) > 1:
@@ -36,6 +37,7 @@ def _shortened(held: Sequence[dict[str, str]]) -> Sequence[dict[str, str]]:
     """The fields, with one line for a domain that some of the protocols do not have."""
     for name in dict.fromkeys(name for fields in held for name in fields if _CARD.search(name)):
         domain = _CARD.sub("", name)
+        # Domains that all protocols have are compared field by field.
         if all(name in fields for fields in held):
             continue
         for fields in held:

@@ -35,11 +35,14 @@ def read_records(
     """
     held: dict[Path, tuple[Path, Record]] = {}  # where a record belongs -> where it lies, record
     for folder in folders:
+        # In order of the names: that of a folder depends on the file system, and with it the table.
         for path in sorted((folder / protocol).glob("*/*/seed*.json")):
             record = _read(path, folder, Record)
             if record.recipe != mode or engine not in ("", record.cell.get("engine")):
                 continue
             first, known = held.setdefault(record.path, (path, record))
+            # Copies of one result may lie in several folders; two results of one cell have no
+            # order.
             if _result(known) != _result(record):
                 raise UserError(
                     f"{path}: another record of the same row and seed than {first}; a table takes "
@@ -104,6 +107,7 @@ def collect(folders: Sequence[Path], out: Path) -> tuple[int, int]:
     """
     chosen: dict[Path, tuple[Path, Record | Imported]] = {}
     kinds = ("*/*/*/seed*.json", Record), ("*/imported/*/*.json", Imported)
+    # `out` comes first: what lies there stays, and all others are held against it.
     for folder, (pattern, kind) in itertools.product((out, *folders), kinds):
         for path in sorted(folder.glob(pattern)):
             record = _read(path, folder, kind)
@@ -114,15 +118,18 @@ def collect(folders: Sequence[Path], out: Path) -> tuple[int, int]:
                     f"{differences(known.cell, record.cell) or 'their digests'}; keep them in "
                     "folders of their own"
                 )
+            # One machine's failure does not outlive another's result.
             if isinstance(record, Record) and (record.status, known.status) == ("done", "failed"):
                 chosen[record.path] = (path, record)
     if not chosen:
         raise UserError(f"{', '.join(map(str, folders))}: no records")
+    # Only now: everything was read and compared before the first file is written.
     new = {to: path for to, (path, _) in chosen.items() if path != out / to}
     for to, path in new.items():
         beside = [file for file in path.parent.glob(f"{path.stem}.*") if file != path]
         kept = [file for file in sorted(beside) if not file.name.endswith(_PASSING)]
-        for file in (*kept, path):  # the record last: where it is, the others are
+        # The record last: where it is, what belongs to it is there too.
+        for file in (*kept, path):
             content = file.read_bytes()
             write_atomically(
                 (out / to).with_name(file.name), lambda into, content=content: into.write(content)
@@ -181,6 +188,7 @@ def check_metrics(name: str, score: Score, again: Mapping[str, Any], where: str)
         ValueError: a metric differs.
     """
     for metric, value in again.items():
+        # Not to the bit: another version of numpy may add up in another order.
         if not np.allclose(_numbers(value), _numbers(score.metrics.get(metric)), equal_nan=True):
             raise ValueError(f"{name}: {metric} is not that of {where}")
 

@@ -86,6 +86,7 @@ class RowSpec(RowChanges):
                 raise UserError(
                     f"row {self.label}: times.{key}: {protocol.name} has no such number"
                 )
+            # Four digits: a cell says 0.0003 and not what the product's last bit makes of it.
             recipe[key] = float(f"{before[key] * factor:.4g}")
         return {"method": base.fields | own.fields, "recipe": recipe}
 
@@ -127,7 +128,8 @@ class TableSpec(Strict):
             row that changes nothing under some protocol is the reference.
     """
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]  # of files too: no way into other folders
+    # Of files too: it must lead into no other folder.
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
     title: str
     protocols: Annotated[dict[str, str], Field(min_length=1)]
     metric: str
@@ -160,7 +162,8 @@ class TableSpec(Strict):
         """
         if not self.rows:
             return []
-        protocol.changes_for("", mode)  # refuses an unknown mode
+        # Refuses an unknown mode, which the next line would meet as a KeyError.
+        protocol.changes_for("", mode)
         if protocol.modes[mode].trials is not None:
             raise UserError(f"{self.name}: no recipe mode {mode}: rows hold the recipe fixed")
         start, own = protocol.default_placement, self.reference
@@ -228,6 +231,7 @@ def factor_rows(protocol: Protocol, mode: str) -> set[str]:
         for spec in specs
         if protocol.name in spec.protocols.values()
         for line in spec.lines(protocol, mode)
+        # A row may change nothing under this protocol: its records are the method's own.
         if line.key[1] != methods.label(line.method)
     }
 
@@ -241,7 +245,8 @@ def load_table(name: str | Path) -> TableSpec:
     path = Path(name)
     if path.suffix != ".yaml":
         path = FOLDER / f"{name}.yaml"
-    if not isfile(path):  # Path.is_file raises where a name is too long to be one
+    # Not `Path.is_file`, which raises where a name is too long to be one.
+    if not isfile(path):
         known = closest(str(name), (file.stem for file in FOLDER.glob("*.yaml")))
         raise UserError(f"no table {str(name)!r}{known}")
     return yaml_files.validate(TableSpec, yaml_files.read(path), str(path))

@@ -30,7 +30,8 @@ from benchmarks.report.statistics import (
     average,
 )
 
-_OF_SEED = ("seed", "first_stage")  # parts of a cell in which the seeds of a row may differ
+# Parts of a cell in which the seeds of a row may differ.
+_OF_SEED = ("seed", "first_stage")
 
 
 def check_alike(records: Sequence[Record], protocol: Protocol, table: str = "TABLE") -> None:
@@ -98,6 +99,7 @@ def comparable(
     ours, theirs = ({r.cell.get("engine") for r in group} for group in (records, same))
     if ours and ours != theirs:
         made = ", ".join(sorted(map(str, theirs)))
+        # A remark and no error: the table itself is sound without the comparison.
         return [], [f"agreement with the reference: the committed records have engine {made}"]
     lines = [
         "agreement with the reference: difference of Avg to the committed records over equal "
@@ -132,6 +134,7 @@ def select(evaluations: list[Evaluation], rule: str, metric: str) -> Evaluation 
         return ordered[-1]
     if rule not in RULES:
         raise UserError(f"no selection rule {rule!r}{closest(rule, RULES)}")
+    # The role decides: a rule that reads targets has to be named as one.
     role = "validation" if rule == "source-val" else "target"
     scores = [mean_of_role(evaluation, role, metric) for evaluation in ordered]
     known = [score for score in scores if score is not None]
@@ -167,6 +170,7 @@ def values_by_seed(
         chosen = select(record.evaluations, rule, metric) if record.status == "done" else None
         if chosen is None:
             continue
+        # A seed without a score is left out, so that it lowers n and never enters as a zero.
         for key, score in scores_of(chosen, metric, targets, sources, extras).items():
             if score is not None:
                 values[key][record.seed] = score
@@ -185,7 +189,9 @@ def scores_of(
     for name in (*sources, *targets, *extras):
         domain = evaluation.domains.get(name)
         value = domain.metrics.get(metric) if domain else None
+        # Scores per class are lists under the same metrics, and no column.
         scores[name] = value if isinstance(value, float) else None
+    # Per seed first: its deviation is then that of the average, not a mean of deviations.
     everywhere = statistics.average([scores[name] for name in (*sources, *targets)])
     scores[AVERAGE] = statistics.average([scores[target] for target in targets])
     if sources:
@@ -342,6 +348,9 @@ def build(
         if asked and ":" not in asked and asked not in known:
             raise UserError(f"{spec.name}: no row {asked!r}{closest(asked, known)}")
     if request.methods is None:
+        # Rows of methods that the table does not name are shown too, but for those of Table 4,
+        # which
+        # vary one factor of a method and would stand here as so many more methods.
         others = factor_rows(protocol, request.mode)
         labels += sorted({record.label for record in records} - set(labels) - others)
     seeds = request.seeds or protocol.seeds
@@ -356,6 +365,7 @@ def build(
     for name in shown_in:
         start = protocol.placement(name)["start_block"] if same else None
         here = [r for r in records if r.placement == name and r.seed in seeds]
+        # Of all seeds: agreement picks those that both have.
         there = [r for r in committed if r.placement == name]
         for rule in rules:
             blocks.append(_block(view, rule, (name, start), here, there))
@@ -402,6 +412,7 @@ def with_released(
     spec, several = table.spec, [record.label for record in shown]
     extras, groups = [domain.domain for domain in table.protocol.extra], {}
     for record in shown:
+        # Two files of weights of one method: their digests tell them apart.
         unique = several.count(record.label) == 1
         label = record.label if unique else f"{record.label} {record.sha256[:8]}"
         scores = scores_of(
@@ -512,6 +523,8 @@ def _of_factors(
 ) -> Table:
     """A table with one block per factor. Its records get the labels of its rows."""
     first, *lines = spec.lines(protocol, request.mode)
+    # Reversed, so that the first of two lines with one key names it: the reference before all
+    # others.
     names = {line.key: line.label for line in reversed((first, *lines))}
 
     def renamed(those: Sequence[Record]) -> list[Record]:
@@ -530,13 +543,16 @@ def _of_factors(
     )
     every, blocks = [*dict.fromkeys(names.values())], []
     for rule in rules:
+        # In a table of factors `--methods` picks factors.
         for factor in request.methods or spec.rows:
             mine = {names[line.key]: line.label for line in lines if line.factor == factor}
+            # Each block has the reference: its factor is one step away from it.
             labels = [*mine] if reference in mine else [reference, *mine]
             view = _View(spec, published, labels, seeds, reference, extras, request.pairs, every)
             block = _block(view, rule, (protocol.default_placement, None), here, there)
             rows, values = block.rows, block.values
-            if not request.pairs:  # these speak of the rows by label
+            # Pairs speak of the rows by label, so there the labels stay.
+            if not request.pairs:
                 rows = tuple(replace(row, label=_both(row.label, mine)) for row in rows)
                 values = {_both(label, mine): own for label, own in values.items()}
             blocks.append(replace(block, factor=factor, rows=rows, values=values))
@@ -616,6 +632,7 @@ def _block(
     mine = {label: [r for r in records if r.label == label] for label in labels}
     values = {label: view.values(own, rule) for label, own in mine.items()}
     averages = {label: row[AVERAGE] for label, row in values.items()}
+    # Agreement and discrimination are said of the rows that are shown.
     shown = {label: averages[label] for label in view.labels}
     committed = {
         label: view.values([r for r in against if r.label == label], rule)[AVERAGE]
@@ -671,6 +688,7 @@ def _elsewhere(ours: Sequence[Record], theirs: Sequence[Record]) -> bool:
 
 
 def _state(records: Sequence[Record]) -> str:
+    # One seed that ended well makes a row of numbers; the line below the block names the others.
     for status, state in (("done", "done"), ("failed", "failed"), ("not_applicable", "n/a")):
         if any(record.status == status for record in records):
             return state
@@ -681,7 +699,8 @@ def _placements(
     asked: tuple[str, ...] | None, protocol: Protocol, records: Sequence[Record]
 ) -> list[str]:
     for name in asked or ():
-        protocol.placement(name)  # refuses an unknown one
+        # Refuses an unknown name, before it gives an empty block.
+        protocol.placement(name)
     if asked:
         return list(asked)
     present = {protocol.default_placement, *(record.placement for record in records)}
