@@ -27,6 +27,7 @@ def best(values: Mapping[str, Values], labels: Sequence[str]) -> str | None:
     """The label with the highest mean Avg among those with most seeds; None without values."""
     seeds = {label: values[label][AVERAGE] for label in labels if values[label][AVERAGE]}
     most = max(map(len, seeds.values()), default=0)
+    # A row of few seeds leads by luck more easily.
     means = {k: sum(v.values()) / len(v) for k, v in seeds.items() if len(v) == most}
     return max(means, key=means.__getitem__, default=None)
 
@@ -177,6 +178,7 @@ def with_engine_of(folder: Path, protocol: Protocol, mode: str) -> Protocol:
 
 
 def _check_settings(record: Record, protocol: Protocol, folder: Path, remedy: str) -> None:
+    # The most telling first: settings differ between versions and engines too.
     if record.protocol_version != protocol.version:
         raise UserError(
             f"{folder}: the baselines were made under {protocol.name} version "
@@ -225,6 +227,7 @@ def missing(fixed: Baselines, cells: Sequence[Cell], out: Path, replace: bool) -
     """
     held = {(record.placement, record.seed) for record in fixed.own.values()}
     todo = [cell for cell in cells if cell.digest not in fixed.own]
+    # Two rows of one name would become one in the table.
     if any((cell.placement, cell.seed) in held for cell in todo):
         raise UserError(
             f"{cells[0].label}: {fixed.folder} holds a row of this name with other fields or "
@@ -249,12 +252,14 @@ def _is_done(cell: Cell, out: Path) -> bool:
 def clear(cells: Sequence[Cell], out: Path) -> None:
     """Delete what lies at the paths of cells that are to be run anew: record and checkpoint."""
     for cell in cells:
+        # The checkpoint too, or the run would go on from what the method was before.
         for ending in ("", ".checkpoint"):
             Path(f"{out / cell.path}{ending}").unlink(missing_ok=True)
 
 
 def nonconforming(cell: Cell, report: Callable[[str], None]) -> int:
     """How many properties the cell's method fails on the small random backbones, each reported."""
+    # Only where a method is checked: it builds backbones, and a kept record needs none.
     from benchmarks.conformance.check import KINDS, check_method
 
     count = passed = 0
@@ -289,6 +294,7 @@ def build(
 
 def verdicts(table: tables.Table, cell: Cell) -> str:
     """The verdict on the method of a cell per placement, in Markdown."""
+    # The verdict is about unseen domains; held-out source stands in the table.
     headings = {key: name for key, name in table.spec.headings.items() if key != SOURCE}
     parts = []
     for block in table.blocks:

@@ -25,7 +25,8 @@ WITHIN = f"within {MARGIN:g} point"
 WORDS = ("better", "worse", WITHIN, "cannot tell")
 # A row this improbably noisy, given the others, is judged by its own variance alone.
 HYPERVARIABLE = 0.1
-POINTS = 2**15  # of the quasi-random rule behind simultaneous intervals: half widths to about 0.5 %
+# Of the quasi-random rule behind simultaneous intervals: half widths to about 0.5 %.
+POINTS = 2**15
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ def summarise(values: Sequence[float]) -> Summary | None:
 def average(values: Sequence[float | None]) -> float | None:
     """Unweighted mean over domains of one seed; None where a domain is missing."""
     known = [value for value in values if value is not None]
+    # Over fewer domains it would be another quantity under the same name.
     return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
@@ -125,6 +127,7 @@ def welch(ours: Sequence[float], theirs: Sequence[float]) -> Difference | None:
     mean, n = float(np.mean(ours) - np.mean(theirs)), min(len(ours), len(theirs))
     if n < 2:
         return Difference(mean, None, None, n, paired=False)
+    # Without noise Welch's degrees of freedom are 0 / 0.
     if np.ptp(ours) == np.ptp(theirs) == 0:
         return Difference(mean, mean, mean, n, paired=False)
     from scipy.stats import ttest_ind
@@ -136,6 +139,7 @@ def welch(ours: Sequence[float], theirs: Sequence[float]) -> Difference | None:
 def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
     """Paired where the two share seeds (at least two, or all there are), else Welch."""
     shared = set(ours) & set(theirs)
+    # One pair gives no interval: unpaired means say more, unless one value is all there is.
     if len(shared) > 1 or (shared and min(len(ours), len(theirs)) == 1):
         return paired(ours, theirs)
     return welch(list(ours.values()), list(theirs.values()))
@@ -153,6 +157,7 @@ def verdict(result: Difference | None) -> str:
     if result.low is None:
         return "one seed"
     if result.excludes_zero:
+        # Before the margin: a difference that stands is named, however small it is.
         return "better" if result.mean > 0 else "worse"
     return WITHIN if result.within_margin else "cannot tell"
 
@@ -169,6 +174,7 @@ def agreement(result: Difference | None, rounding: float = 0.05) -> str:
         return "-"
     if result.low is None:
         return "agrees" if abs(result.mean) < rounding else "one seed"
+    # Before zero, unlike `verdict`: what repeats to within the margin has served its purpose.
     if result.within_margin:
         return "agrees"
     return "differs" if result.excludes_zero else "cannot tell"
@@ -214,6 +220,7 @@ def judge(values: Mapping[str, Mapping[int, float]], pairs: Sequence[tuple[str, 
     seeds = sorted({seed for row in values.values() for seed in row})
     cells = [(rows[k], seeds.index(seed), v) for k in rows for seed, v in values[k].items()]
     row, seed, observed = (np.array(column) for column in zip(*cells, strict=True))
+    # Seeds are blocks: what a seed does to all rows, by its head and order of data, is no noise.
     design = np.hstack([np.eye(len(rows))[row], np.eye(len(seeds))[seed]])
     identity = np.eye(len(rows))
     contrasts = np.array([identity[rows[a]] - identity[rows[b]] for a, b in tested])
@@ -258,19 +265,25 @@ def _simultaneous(
         values: (values).
         contrasts: (contrasts, rows).
     """
+    # Columns of rows and of seeds have one sum, so the design lacks a rank. Contrasts of rows do
+    # not depend on how that is filled.
     inverse = np.linalg.pinv(design)
     residual = np.eye(len(values)) - design @ inverse
+    # The trace of a projection is its rank: (rows - 1) (seeds - 1) where no value is missing.
     freedom = round(np.trace(residual))
     effects = inverse[: contrasts.shape[1]]
     # Rounded far below what is printed: equal values differ by 0, not by 1e-15.
     means = np.round(contrasts @ effects @ values, 9)
     variance, own_freedom = _noise(residual, row, values)
+    # Rows that repeat to the digit: intervals without width, not 0 / 0.
     if not variance.any():
         return means, np.zeros(len(means)), freedom, 1 - CONFIDENCE
     root = contrasts @ np.linalg.cholesky(effects * variance[row] @ effects.T)
     errors = np.linalg.norm(root, axis=1)
     # The smaller of two, not Satterthwaite's sum: the prior is one estimate in both rows.
     least = np.where(contrasts != 0, np.minimum(own_freedom, freedom), np.inf).min(axis=1)
+    # At the largest of them, where the level is lowest: intervals of the other rows get too long
+    # rather than too short.
     level = _level(root / errors[:, None], max(1, round(least.max())))
     return means, errors * -stdtrit(least, level / 2), freedom, level
 
@@ -294,23 +307,30 @@ def _noise(
     squares = np.bincount(row, np.round(residual @ values, 9) ** 2)
     blocks = [residual[np.ix_(row == m, row == m)] for m in range(len(squares))]
     trace = np.array([np.trace(block) for block in blocks])
-    known = trace > 1e-9  # not a row with one value, or with none that another row shares
+    # Not a row with one value, or with none that another row shares.
+    known = trace > 1e-9
     own, shape = np.zeros(len(squares)), np.zeros(len(squares))
     own[known] = squares[known] / trace[known]
     # Of the chi-square that fits the quadratic form: n - 1 where no value is missing.
     shape[known] = trace[known] ** 2 / np.array([(b**2).sum() for b in blocks])[known]
     if not own.any():
         return own, shape
+    # The mean where most rows repeat to the digit, whose median is 0.
     middle = np.median(own[known]) or own[known].mean()
-    own[known] = np.maximum(own[known], 1e-5 * middle)  # limma's floor: 0 has no logarithm
+    # limma's floor: 0 has no logarithm.
+    own[known] = np.maximum(own[known], 1e-5 * middle)
     prior_freedom, centre = prior(own[known], shape[known])
+    # Why moderated: from three seeds a row knows its variance with two degrees of freedom, and t is
+    # 4.3. With what the other rows know of noise it comes near 2.
     weight = 0 if math.isinf(prior_freedom) else shape / (prior_freedom + shape)
     variance, freedom = centre + weight * (own - centre), prior_freedom + shape
     for m in np.flatnonzero(known):
         others = known & (np.arange(len(own)) != m)
         if others.sum() > 1:
             expected, usual = prior(own[others], shape[others])
+            # No prior knows more than the rows that it comes from.
             expected = min(expected, trace[others].sum())
+            # One-sided: a row that is quieter than the others gets no interval that is too short.
             if fdtrc(shape[m], expected, own[m] / usual) < HYPERVARIABLE:
                 # n - 1 alone would give an ordinary row of three seeds, one in ten, an interval of
                 # +-13; twice as many err about as seldom (scripts/simulate_judgement.py).
@@ -329,7 +349,8 @@ def prior(variances: np.ndarray, freedom: np.ndarray) -> tuple[float, float]:
     spread = logs.var(ddof=1) - polygamma(1, freedom / 2).mean() if len(logs) > 1 else 0.0
     if spread <= 0:
         return math.inf, float(np.average(variances, weights=freedom))
-    half = 0.5 + 1 / spread  # Newton's iteration for trigamma(half) = spread, from limma's start
+    # Newton's iteration for trigamma(half) = spread, from limma's start.
+    half = 0.5 + 1 / spread
     for _ in range(50):
         trigamma = polygamma(1, half)
         step = trigamma * (1 - trigamma / spread) / polygamma(2, half)
@@ -349,14 +370,17 @@ def _level(root: np.ndarray, freedom: int) -> float:
     normal, scale = _draws(root.shape[1], freedom)
     largest = np.abs(normal @ root.T).max(axis=1) / scale
     level = 2 * stdtr(freedom, -np.quantile(largest, CONFIDENCE))
+    # Between Bonferroni's and that of a single test, which bound it: the points are finitely many.
     return float(np.clip(level, (1 - CONFIDENCE) / len(root), 1 - CONFIDENCE))
 
 
 @cache
 def _draws(rows: int, freedom: int) -> tuple[np.ndarray, np.ndarray]:
     """Fixed quasi-random points: (points, rows) normal, (points) root of chi-square / freedom."""
-    from scipy.stats.qmc import Sobol  # slow to import, and one seed does not need it
+    # Slow to import, and one seed does not need it.
+    from scipy.stats.qmc import Sobol
 
+    # One seed: the same records give the same digits. Off 0 and 1, where quantiles are infinite.
     uniform = Sobol(rows + 1, rng=0).random(POINTS).clip(1e-12, 1 - 1e-12)
     return ndtri(uniform[:, :rows]), np.sqrt(chdtri(freedom, uniform[:, rows]) / freedom)
 
@@ -368,7 +392,8 @@ def kendall(by_seed: Sequence[Mapping[str, float]]) -> tuple[float | None, int]:
         by_seed: per seed, method -> value. Only methods that both seeds of a pair have count;
             a pair with fewer than two, or without any order, is left out.
     """
-    from scipy.stats import kendalltau  # slow to import, and only tables with two seeds need it
+    # Slow to import, and only tables with two seeds need it.
+    from scipy.stats import kendalltau
 
     taus = []
     for first, second in itertools.combinations(by_seed, 2):
@@ -376,6 +401,7 @@ def kendall(by_seed: Sequence[Mapping[str, float]]) -> tuple[float | None, int]:
         if len(methods) < 2:
             continue
         tau = kendalltau([first[m] for m in methods], [second[m] for m in methods]).statistic
+        # Where all values of a seed are equal there is no order, and tau is 0 / 0.
         if math.isfinite(tau):
             taus.append(float(tau))
     return (float(np.mean(taus)) if taus else None), len(taus)
@@ -394,6 +420,7 @@ def discrimination(values: Mapping[str, Mapping[int, float]]) -> Discrimination 
     tau, pairs = kendall(by_seed)
     return Discrimination(
         spread=max(means) - min(means),
+        # The median: one row that varies much does not speak for the others.
         seed_sd=float(np.median(sds)) if sds else None,
         tau=tau,
         pairs=pairs,

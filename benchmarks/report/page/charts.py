@@ -104,7 +104,8 @@ def _differences(points: Points, blocks: Sequence[str], reference: str) -> Chart
     block = _select("forest_block", _BLOCK, [p["block"] for p in points], blocks[0])
     first = [p["reference"] for p in points if p["block"] == blocks[0]]
     against = None
-    if len({*first}) > 1:  # of a table of factors each block has one
+    # In a table of factors each block has one reference.
+    if len({*first}) > 1:
         against = _select("forest_reference", "minus", first, reference)
     rows = {"field": "method", "type": "nominal", "title": None}
     rows["sort"] = {"field": "mean", "order": "descending"}

@@ -97,6 +97,7 @@ def block_name(block: Block) -> str:
 
 
 def _with_rows(table: Table, points: Points) -> list[tuple[Block, Points]]:
+    # `table --format json` gives the rows of all blocks one after the other.
     rows = iter(points)
     return [(block, [next(rows) for _ in block.rows]) for block in table.blocks]
 
@@ -120,6 +121,7 @@ def sections(profile: str, folders: Sequence[Path], mode: str) -> list[Section |
 
 
 def _section(spec: TableSpec, protocol: Protocol, folders: Sequence[Path], mode: str) -> Section:
+    # Refuses an unknown mode: below, an error of one table would become its empty section.
     protocol.changes_for("", mode)
     try:
         records = read_records(folders, protocol.name, mode)
@@ -223,6 +225,7 @@ _COSTS = {
 
 
 def _memory(row: Row) -> float | None:
+    # None where a run went on from its checkpoint and only scored.
     peaks = [record.cost.peak_train_bytes for record in row.records]
     known = [peak / 2**30 for peak in peaks if peak]
     return fmean(known) if known else None
@@ -290,7 +293,8 @@ def per_class(section: Section) -> Points:
         for (label, domain), own in held.items():
             base = held.get((baseline(block), domain), {})
             names = [name for name in own if name in base]
-            if names:  # one object per row and domain: one per class would make half the page
+            # One object per row and domain: one per class would make half the page.
+            if names:
                 points.append(
                     {
                         "block": block_name(block),
@@ -333,11 +337,13 @@ def confusions(section: Section, places: Mapping[str, Path]) -> Points:
         if file is None:
             continue
         with np.load(file) as held:
+            # Kept in 32 bits per image, which a sum over a large domain exceeds.
             known = [
                 held[name].sum(0, dtype=np.int64) for name in section.spec.domains if name in held
             ]
         if known:
             total = np.sum(known, axis=0)
+            # A class without pixels has a row of zeros, not 0 / 0.
             share = 100 * total / np.maximum(total.sum(1, keepdims=True), 1)
             points.append(
                 {"method": row.label, "share": share.round().astype(int).ravel().tolist()}
@@ -353,6 +359,7 @@ def curves(section: Section, places: Mapping[str, Path]) -> Points:
     points: Points = []
     for name, row in section.lines:
         done = [record for record in row.records if record.losses]
+        # One seed: three curves of a row hide each other.
         for record in done[:1]:
             own = {"block": name, "method": row.label}
             for iteration, loss in _losses(record, places.get(record.digest)):
@@ -375,8 +382,10 @@ def _losses(record: Record, path: Path | None) -> list[tuple[int, float]]:
                 entry = json.loads(line)
                 means.append((int(entry["iteration"]), round(float(entry["loss"]), 4)))
             except (ValueError, KeyError, TypeError):
-                continue  # a line of another kind, or the last one of a killed run
+                # A line of another kind, or the last one of a killed run.
+                continue
     single = [(point.iteration, point.loss) for point in record.losses if point.loss is not None]
+    # Single losses are noisy, and few of them are recorded; the log's means come first.
     return means or [(iteration, round(loss, 4)) for iteration, loss in single]
 
 
@@ -420,7 +429,8 @@ def trials_of(section: Section) -> tuple[str, list[Tried]]:
     """What the kept trials of the protocol are, in words, and what they hold per method."""
     try:
         kept = summary_of(section.protocol)
-    except UserError:  # the table's notes say it
+    # The table's notes say it.
+    except UserError:
         kept = None
     if kept is None:
         return "", []

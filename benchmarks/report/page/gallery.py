@@ -139,6 +139,7 @@ def exhibits(
         for domain in scored_in(record.cell, task, roles, str(path)):
             card = load_card(domain.card, kind)
             now = card.fingerprint(data_root, domain.split, exclude=domain.exclude)
+            # Predictions over other images than they were made on would look like mistakes.
             if any(now != other.data.get(domain.domain) for _, other in records.values()):
                 return [], f"No gallery: {domain.domain} here is not the data of the records."
             made += draw(domain_name(section, domain.domain), domain, card, data_root, records)
@@ -243,6 +244,7 @@ def _indexed(classes: np.ndarray) -> str:
     picture = Image.fromarray(indices.reshape(classes.shape).astype(np.uint8))
     picture.putpalette([value for colour in colours for value in colour])
     file = io.BytesIO()
+    # Fewer bits per pixel: pictures are most of what the page weighs.
     bits = next(bits for bits in (1, 2, 4, 8) if len(present) <= 2**bits)
     picture.save(file, "PNG", optimize=True, bits=bits)
     return _address(file, "png")

@@ -70,6 +70,7 @@ def make_report(profile: str, folders: Sequence[Path], mode: str, data_root: Pat
 def _shown(path: Path) -> str:
     """A path as a reader of another machine may see it."""
     resolved = path.resolve()
+    # Not an absolute path: it would say whose machine this was.
     if resolved.is_relative_to(REPOSITORY):
         return resolved.relative_to(REPOSITORY).as_posix()
     return os.path.relpath(path)
@@ -84,6 +85,7 @@ def write_page(report: Report, path: Path) -> None:
     env = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
+        # A name that the template misspells is an error here, and no gap in the page.
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -114,6 +116,7 @@ def write_page(report: Report, path: Path) -> None:
 @cache
 def _library() -> str:
     """Vega, Vega-Lite and vega-embed as one script."""
+    # The end of a script element inside its text would end it: the library holds such strings.
     return vl_convert().javascript_bundle().replace("</script", "<\\/script")
 
 
