@@ -136,6 +136,7 @@ def baselines(folder: Path, cells: Sequence[Cell], out: Path, how: str) -> Basel
     first = cells[0]
     protocol, placements = first.protocol, dict.fromkeys(cell.placement for cell in cells)
     records = load_records(folder, protocol.name, first.mode) if folder.is_dir() else []
+    # Rows of Table 4 are one method many times over; the row in question may be one of them.
     varied = factor_rows(protocol, first.mode) - {first.label}
     records = [r for r in records if r.placement in placements and r.label not in varied]
     mine = [record for record in records if record.label == first.label]

@@ -423,6 +423,7 @@ def _float(table: Table, block: Block, layout: Layout) -> str:
     below = [block.completeness, block.comparisons, *(published if room == _PAGE else ())]
     below += [table.protocol.note] if table.protocol.note else []
     below += _who_lines(block) if block.pairs else []
+    # \ref takes no comma, space or bracket of a block's name.
     label = re.sub(r"[^\w.-]", "-", f"{table.name}-{table.protocol.profile}-{block.name}")
     wanted = layout.columns or _all_keys(table, block)
     without = [key for key in wanted if key not in (*keys, "method")]
@@ -546,6 +547,7 @@ def _flat(table: Table) -> list[dict[str, Any]]:
         if block.pairs:
             for (method, other), result in block.pairs.differences.items():
                 pair = {"placement": block.placement, "method": method, "other": other}
+                # With pairs, lines are differences between two rows, and no rows of their own.
                 chosen = {"selection": block.selection} if several else {}
                 rows.append(pair | _judged(result) | chosen)
             continue

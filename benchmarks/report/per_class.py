@@ -216,6 +216,7 @@ def images(path: Path, record: Record | Imported, domain: str) -> list[dict[str,
 def _detected(found: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
     counts: dict[str, Counter[str]] = {}
     for entry in found:
+        # COCO counts categories from 1.
         name = names[entry["category_id"] - 1]
         counts.setdefault(entry["file_name"], Counter())[name] += 1
     return [{"image": image, "detections": dict(count)} for image, count in counts.items()]

@@ -90,6 +90,7 @@ def _result(record: Record) -> tuple[Any, ...]:
     return record.digest, record.status, record.reason, record.evaluations
 
 
+# What a run needs while it lasts: elsewhere it would pass for a run that is under way.
 _PASSING = (".lock", ".job", ".progress", ".checkpoint", ".checkpoint.previous", ".checkpoint.new")
 
 
@@ -168,6 +169,7 @@ def check_scores(record: Record | Imported, path: Path) -> None:
             matrices = {name: held[name] for name in held if name in scored}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{arrays.name} beside it cannot be read ({_why(error)})") from error
+    # The arrays are those of the last evaluation, which replaced the ones before.
     last = max(record.evaluations, key=lambda evaluation: evaluation.iteration)
     for name, matrix in matrices.items():
         score = last.domains[name]

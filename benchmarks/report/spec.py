@@ -282,6 +282,7 @@ def published(spec: PublishedSpec | None, path: Path = PUBLISHED) -> Published:
                     raise UserError(
                         f"{path.name}: two rows for {method}, {row['domain']}: {wanted}"
                     )
+                # One letter per source, in the order in which rows bring them up.
                 letter = letters.setdefault(_source(row), chr(ord("a") + len(letters)))
                 entry[key] = (row["value"], letter)
     return Published(values, {letter: text for text, letter in letters.items()})

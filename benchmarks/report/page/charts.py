@@ -119,6 +119,7 @@ def _differences(points: Points, blocks: Sequence[str], reference: str) -> Chart
         {
             "mark": {"type": "rect", "opacity": 0.12, "color": COLOURS["other"]},
             "data": {"values": [{"from": -MARGIN, "to": MARGIN}]},
+            # Its own data has none of the fields that the filters of the chart read.
             "transform": [],
             "encoding": {"x": {"field": "from", **x}, "x2": {"field": "to"}},
         },
@@ -281,11 +282,13 @@ def _classes(points: Points, blocks: Sequence[str], reference: str, first: str) 
 
 
 def _confusion(points: Points, classes: Sequence[str], reference: str) -> Chart | None:
+    # Without as many names, as of a record with classes of its own, places would get wrong ones.
     if not points or len(points[0]["share"]) != len(classes) ** 2:
         return None
     own = _select("confusion_method", "row", [p["method"] for p in points], reference)
     spec = _spec(points, {"step": 15}, [("method", own)])
     names, count = json.dumps(classes), len(classes)
+    # Unfolded by the reader's machine: as points, these lists would fill most of the page.
     spec["transform"] += [
         {"flatten": ["share"]},
         {"window": [{"op": "row_number", "as": "place"}], "groupby": ["method"]},
@@ -352,6 +355,7 @@ def _source(points: Points, blocks: Sequence[str]) -> Chart | None:
         },
         "tooltip": _tips("method", "source", "unseen"),
     }
+    # Three names: those of all rows would cover each other.
     best = {"filter": "datum.order <= 2 || datum.worst == 1"}
     rank = [
         {
@@ -388,6 +392,7 @@ def _curves(points: Points, blocks: Sequence[str], reference: str) -> Chart | No
         "x": {"field": "iteration", "type": "quantitative", "title": "step"},
         "y": {"field": "value", "type": "quantitative", "title": None, "scale": {"zero": False}},
         "detail": {"field": "method"},
+        # One row at a time stands out: a colour for each of twenty cannot be told apart.
         "color": {"condition": {"test": test, "value": COLOURS["worse"]}, "value": "#999999"},
         "opacity": {"condition": {"test": test, "value": 1}, "value": 0.35},
         "strokeWidth": {"condition": {"test": test, "value": 2.5}, "value": 1},
@@ -412,6 +417,7 @@ def write_figures(folder: Path, named: Mapping[str, Chart]) -> list[Path]:
         spec = deepcopy(chart.spec)
         spec |= {"width": _FIGURE_WIDTH, "background": "white"}
         for param in spec["params"]:
+            # A figure has nothing to choose by, and keeps what is chosen at first.
             param.pop("bind", None)
         svg, pdf = converter.vegalite_to_svg(spec), converter.vegalite_to_pdf(spec)
         for ending, content in (("svg", svg.encode()), ("pdf", pdf)):

@@ -131,6 +131,7 @@ def _section(spec: TableSpec, protocol: Protocol, folders: Sequence[Path], mode:
         places = {r.digest: path for path, r in [*records.items(), *imported.items()]}
         published, those = specs.published(spec.published), [*records.values()]
         table = build(spec, protocol, those, published, Request(mode=mode), places=places)
+        # Built again, not turned round: intervals hold together over the comparisons with one row.
         others = {
             label: build(spec, protocol, those, published, Request(mode=mode, reference=label))
             for label in _scored(table)
@@ -194,6 +195,7 @@ def seeds(section: Section, places: Mapping[str, str]) -> Points:
                             "method": label,
                             "column": table.headings[key],
                             "seed": seed,
+                            # Three digits: one is shown, and there are thousands of points.
                             "score": round(value, 3),
                             "record": places.get(digest, str(record.path) if record else ""),
                             "digest": digest[:12],
