@@ -34,7 +34,8 @@ OUTSIDE = {
     "hf:LoRA": "hf:LORA(r={rank}, lora_alpha={rank})",
     "hf:DoRA": "hf:LORA(r={rank}, lora_alpha={rank}, use_dora=true)",
 }
-STARTS = 3  # with decompositions cached, of which the median counts
+# With decompositions cached, of which the median counts.
+STARTS = 3
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,7 @@ def _row(row: str, method: Method, bench: "_Bench", spec: Backbone, share: float
         startup=first * share,
         startup_cached=cached * share,
         kept_bytes=round(bench.kept(vit) * share),
+        # Three float32 numbers for each: the gradient and AdamW's two moments.
         state_bytes=round(12 * learns),
     )
     return _Row(cost, vit, _folded(method, vit), [], [], [])
@@ -256,6 +258,8 @@ class _Bench:
         for row in rows.values():
             step = self._step(row.vit, learns=_learns(row.vit))
             after = self._step(self.plain, learns=True)
+            # Over the floors on both sides in time: a machine that gets slower meanwhile cancels
+            # out.
             row.steps.append(2 * step / (floor + after))
             floor = after
             before = self._evaluation(self.fused)
@@ -276,6 +280,7 @@ class _Bench:
 
     def kept(self, vit: nn.Module) -> int:
         """Bytes of the storages that autograd holds after a forward pass, parameters left out."""
+        # By storage: views of one tensor are held once.
         own = {t.untyped_storage().data_ptr() for t in (*vit.parameters(), *vit.buffers())}
         held: dict[int, Tensor] = {}
 
@@ -321,6 +326,7 @@ class _Bench:
         return seconds
 
     def _seconds(self, work: Callable[[], None]) -> float:
+        # Of the processor where it does the work: other processes then count for little.
         clock = time.perf_counter if self.is_cuda else time.process_time
         if self.is_cuda:
             torch.cuda.synchronize(self.tokens.device)

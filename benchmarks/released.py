@@ -223,6 +223,7 @@ def _soma(file: Path, parts: Mapping[str, Tensor]) -> tuple[SoMARelease, Parts, 
             if block is None:
                 raise UserError(f"{file}: {name} is a factor outside the blocks; {NO_FILE}")
             start = block if start is None else min(start, block)
+    # The most frequent, so that the message names the factor that is odd and not the first.
     common = max(set(ranks.values()), key=list(ranks.values()).count)
     for name, rank in ranks.items():
         if rank != common or not rank:
@@ -235,8 +236,10 @@ def _soma(file: Path, parts: Mapping[str, Tensor]) -> tuple[SoMARelease, Parts, 
         adapted = parameter_role(own) is not None and block_index(own) >= start
         if _FACTOR.fullmatch(name) or (adapted and own.endswith(".bias")):
             learnt[own] = value
-        elif name != "mask_token":  # no image passes it, and timm has none
+        # No image passes it, and timm has none.
+        elif name != "mask_token":
             frozen[own] = value
+    # The scale alpha / rank is 1 in all official configurations, and no file says it.
     return SoMARelease(rank=common, alpha=common, start_block=start), learnt, frozen
 
 
@@ -384,6 +387,7 @@ def apply(released: Released, model: nn.Module, where: str) -> Method:
     given = {f"backbone.{name}": value for name, value in released.learnt.items()}
     given |= {f"head.{name}": value for name, value in released.head.items()}
     _require_fits(expected, given, released, where)
+    # Not strict: the pretrained rest is in place, and names were compared above.
     model.load_state_dict(given, strict=False)
     return method
 
@@ -411,7 +415,8 @@ def _require_base(released: Released, vit: nn.Module, where: str) -> None:
                 f"{tuple(base[name].shape)}; choose the protocol with the base of the file"
             )
         value = value.to(base[name])
-        resized = name in (POSITIONS, KERNEL)  # by another implementation of the same formula
+        # Resized by another implementation of the same formula, which rounds otherwise.
+        resized = name in (POSITIONS, KERNEL)
         same = torch.allclose(value, base[name], atol=1e-6) if resized else None
         if not (torch.equal(value, base[name]) if same is None else same):
             differing.append(theirs)
@@ -572,6 +577,7 @@ def _official_factors(
             raise NotExportable("lengths of rows were trained")
         a, b, scale = factors_of({name: layers[name]})
         made[official(f"backbone.{name}.lora_a")] = a
+        # The official code has alpha = rank, so that the scale goes into a factor.
         made[official(f"backbone.{name}.lora_b")] = b * scale
         ranks.add(len(a))
     if len(ranks) > 1:

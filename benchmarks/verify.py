@@ -140,6 +140,7 @@ def verify(
             absent[split] = str(error)
         except UserError as error:
             faults[str(error)] = ""
+    # Some splits are published alone; none at all means another folder.
     if len(absent) == len(splits):
         raise UserError(next(iter(absent.values())))
     if unknown := set(exclude).difference(*left_out.values()):
@@ -236,7 +237,8 @@ def _read(pairs: list[Pair], card: Card, workers: int) -> dict[Pair, Finding]:
     )
     try:
         return dict(zip(pairs, findings, strict=True))
-    except RuntimeError as error:  # all that happens to a pair is in its finding
+    # All that happens to a pair is in its finding: this is of the process that read it.
+    except RuntimeError as error:
         raise UserError(f"{card.name}: {error}; take fewer --workers") from None
 
 
@@ -264,6 +266,7 @@ def _finding(pair: Pair, card: Card) -> Finding:
         counts = np.bincount(objects.labels, minlength=len(card.classes))
         return Finding("", image.shape[:2], tuple(counts.tolist()), objects.repaired, digests)
     image, label = segmentation.read_pair(pair, card)
+    # Void is 255 and no class.
     counts = np.bincount(label.ravel(), minlength=256)[: len(card.classes)]
     return Finding("", image.shape[:2], tuple(counts.tolist()), digests=digests)
 
@@ -274,12 +277,14 @@ def _digest(file: Path) -> str:
     Raises:
         UserError: no regular file, not readable, no UTF-8 in its name, a PNG with wrong checksums.
     """
-    if not file.is_file():  # a pipe would be waited for without end
+    # Asked first: a pipe would be waited for without end.
+    if not file.is_file():
         raise UserError(f"{file}: is a broken link, a folder or no regular file; unpack it again")
     try:
         str(file).encode()
         if file.suffix.lower() == ".png":
             with Image.open(file) as opened:
+                # Pillow's `verify` reads the checksums that its decoder passes over.
                 opened.verify()
         with file.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()

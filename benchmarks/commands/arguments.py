@@ -90,6 +90,7 @@ def placements(protocol: Protocol, asked: str) -> tuple[str, ...]:
 
 def names(text: str) -> tuple[str, ...]:
     """The parts of "a,b"; none for "". A comma inside parentheses parts nothing."""
+    # hf:LORA(r=8, lora_alpha=8) is one method.
     parts = re.split(r",(?![^()]*\))", text)
     return tuple(name.strip() for name in parts if name.strip())
 
@@ -164,7 +165,8 @@ def with_engine(protocol: Protocol, engine: str) -> Protocol:
         return protocol
     check_engine(protocol, engine)
     chosen = protocol.model_copy(update={"engine": engine})
-    _ = chosen.engine_here  # refuses what is not known or not installed
+    # Asked for at once: it refuses what is not known or not installed.
+    _ = chosen.engine_here
     return chosen
 
 
@@ -211,7 +213,8 @@ def _named(
         for method in dict.fromkeys(methods)
         for changes in combinations(settings)
     ]
-    return list({cell.path: cell for cell in asked}.values())  # a value may be the protocol's own
+    # A value of --set may be the protocol's own, which makes the same cell twice.
+    return list({cell.path: cell for cell in asked}.values())
 
 
 def table_of_methods(name: str) -> TableSpec:
@@ -328,6 +331,7 @@ def reported(plan: Plan, work: Callable[[Report], Outcome]) -> Outcome:
     """Do the work of a plan with its progress and its summary on stderr."""
     from benchmarks.sweep import end_workers_on_sigterm
 
+    # SIGTERM ends Python without clean-up: workers would train on without anyone to report to.
     end_workers_on_sigterm()
     records = {plan.out / cell.path: str(cell) for cell in plan.cells}
     with console.progress(len(plan.cells), records) as report:

@@ -61,7 +61,8 @@ def run(
     held_fixed = arguments.with_engine(load_protocol(protocol), engine)
     seed = arguments.checked_seed(seed)
     if placement != "default":
-        held_fixed.placement(placement)  # one name, where a sweep takes several
+        # One name, where a sweep takes several.
+        held_fixed.placement(placement)
     cells = arguments.cells(held_fixed, [method], str(seed), placement, mode, settings)
     if len(cells) > 1 and devices * nodes > 1:
         raise UserError("--set with several values takes one device here; sweep takes more")

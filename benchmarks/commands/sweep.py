@@ -80,6 +80,7 @@ def sweep(
     resources = Resources(
         devices, nodes, time, partition or None, gpus_per_node, cpus, mem, options
     )
+    # An option that does nothing would be believed.
     if on == "local" and not (wait and resources == Resources(devices)):
         raise UserError("what jobs ask SLURM for needs --on slurm; here there is one machine")
     spec = load_table(table)

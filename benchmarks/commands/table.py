@@ -66,7 +66,8 @@ def table(
     spec = table_spec.load_table(table)
     protocol = spec.protocol(profile)
     check_format(form)
-    protocol.changes_for("", mode)  # an unknown mode would look like a table without records
+    # An unknown mode would look like a table without records.
+    protocol.changes_for("", mode)
     folders = records or [REFERENCE]
     _check_folders([*folders, against])
     imported = read_imported(folders, protocol.name)
@@ -87,6 +88,7 @@ def table(
     )
     arguments.check_engine(protocol, engine)
     held = read_records(folders, protocol.name, mode, engine)
+    # Before the table is built: an empty one would look like a result.
     if not (held or imported):
         of = f"{protocol.name} ({mode}, engine {engine})" if engine else f"{protocol.name} ({mode})"
         raise UserError(
@@ -110,6 +112,7 @@ def table(
             alone=bool(rows) and released.issuperset(rows),
         )
     layout = Layout(arguments.names(columns), wide, notes, paths)
+    # Files have all placements, a terminal the default one: two tables would scroll out of it.
     shown = built if placement or form != "text" else tables.one_placement(built)
     # The levels of a factor, such as ranks, read better in their own order.
     order = sort or ("avg" if form == "text" and not spec.rows else "table")

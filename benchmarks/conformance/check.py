@@ -96,6 +96,7 @@ def _shrunk(method: Method) -> tuple[Method, str]:
     changes = {}
     for field in fields(method):
         value = getattr(method, field.name)
+        # At least one block has to be adapted.
         limit = DEPTH - 1 if field.name == "start_block" else SMALL
         if field.init and type(value) is int and value > limit:
             changes[field.name] = limit
@@ -107,7 +108,9 @@ def _shrunk(method: Method) -> tuple[Method, str]:
 def _own_state() -> Iterator[None]:
     """One thread, no cache of singular values on disk, the caller's random state untouched."""
     threads, cache = torch.get_num_threads(), os.environ.get("SOMA_CACHE")
+    # Sums in one order: what is compared to the bit must not depend on the machine.
     torch.set_num_threads(1)
+    # Else a start that is wrong could come from what an earlier version kept.
     os.environ["SOMA_CACHE"] = ""
     try:
         with torch.random.fork_rng(devices=[]):

@@ -35,6 +35,8 @@ def task_gradients(test: MethodUnderTest) -> str:
     vit = test.trace.vit
     learning = require_learners(vit)
     pretrained = dict(test.plain().named_parameters())
+    # The tasks read features of blocks; the final norm stands behind them, and BitFit trains its
+    # bias.
     behind = {n for n in learning if n in pretrained and _acts_after_the_blocks(vit, n)}
     read = {name: p for name, p in learning.items() if name not in behind}
     if not read:
@@ -64,11 +66,14 @@ def slope(test: MethodUnderTest) -> str:
     sizes = [gradient.norm().item() for gradient in gradients]
     if not max(sizes) > 0:
         raise Broken("the gradient is zero")
+    # Not below a share of the largest: a tensor whose gradient is rounding would drown the others.
     scales = [1 / (max(size, 0.03 * max(sizes)) * len(learning) ** 0.5) for size in sizes]
     upwards = [scale * g / max(sizes) for scale, g in zip(scales, gradients, strict=True)]
     step, limit = FINE
+    # Two sizes of a step: where they disagree, rounding speaks and not the slope.
     rises = [_rise(learning, upwards, loss, size) for size in (step, 3 * step)]
-    if abs(rises[0] - rises[1]) > limit:  # something is computed in float32
+    # Something is computed in float32, where a fine step is lost in rounding.
+    if abs(rises[0] - rises[1]) > limit:
         step, limit = COARSE
     wrong = 0.0
     for seed in range(3):
@@ -120,6 +125,7 @@ def each_image_alone(test: MethodUnderTest) -> str:
     together = test.features(vit)
     apart = [test.features(vit, image[None]) for image in test.images]
     close = require_close("an image's output, alone,", torch.cat(apart), together, ALONE)
+    # To the bit: whatever differs is state that a pass has left behind.
     require_close("the second time, the output", test.features(vit), together, 0)
     return close
 

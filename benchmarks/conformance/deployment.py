@@ -31,7 +31,8 @@ COMPILED = 1e-5  # largest difference of a compiled backbone
 FOLD = 1e-4  # largest difference of a folded backbone
 SAME = 1e-6  # of one that was copied, stored and loaded
 GRADIENT = 1e-4  # of gradients computed in another way, as a share of the largest
-HALF = 4  # an output in half precision is at most this many times as wrong as without the method
+# An output in half precision is at most this many times as wrong as without the method.
+HALF = 4
 
 
 def deep_copy(test: MethodUnderTest) -> str:
@@ -206,7 +207,8 @@ def compiling(test: MethodUnderTest) -> str:
         graphs += 1
         return graph.forward
 
-    if test.kind == KINDS[1]:  # the same code with other sizes: a second of tracing saved
+    # The same code with other sizes: a second of tracing saved.
+    if test.kind == KINDS[1]:
         raise NothingToCheck(f"traced on the backbone with {KINDS[0]}, whose code is the same")
     # Two blocks are enough: tracing takes longer than all else, and longer the more there are.
     first = test.method.first_block(test.plain())
@@ -214,7 +216,8 @@ def compiling(test: MethodUnderTest) -> str:
     test = MethodUnderTest(replace(test.method, start_block=min(first, 1)), test.kind, plain)
     _, vit = test.trained()
     expected = test.features(vit)
-    torch._dynamo.reset()  # past a number of backbones dynamo gives up, and runs them as they are
+    # Past a number of backbones dynamo gives up, and runs them as they are.
+    torch._dynamo.reset()
     compiled = torch.compile(vit.forward_features, backend=backend, dynamic=False)
     features = compiled(test.images)
     close = require_close("the output", features.detach(), expected, COMPILED)

@@ -32,8 +32,10 @@ from benchmarks.protocol import Recipe
 from soma.backbone import block_index, comes_before
 
 START = 1e-4  # largest difference of an exact start
-NOISE = 1e-7  # gradients below this share of the largest one are rounding
-FAINT = 1e-5  # those below this one may be: attention may be blind to what they are of
+# Gradients below this share of the largest one are rounding.
+NOISE = 1e-7
+# Those below this one may be: attention may be blind to what they are of.
+FAINT = 1e-5
 DECAY = 1e-5  # largest difference of what decayed from where it should be
 STEPS, RATE = 25, 1e-3  # of the benchmark's optimiser
 RESUMED = 1e-4  # largest difference after resuming
@@ -72,10 +74,12 @@ def another_seed(test: MethodUnderTest) -> str:
     same = {n for n in learners(vit) if n in other and torch.equal(first[n], other[n])}
     if torch.equal(state, torch.get_rng_state()):
         raise Broken("sets the global generator: after it, another seed gives the same numbers")
+    # The same seed with other numbers: what stays equal was never drawn, such as zeros.
     with Draws(twice=True):
         drawn = snapshot(test.adapted(seed=11)[1])
     if stuck := sorted(n for n in same if n in drawn and not torch.equal(first[n], drawn[n])):
         raise Broken(f"{some(stuck)} come from a draw that does not depend on the seed")
+    # A method may draw from a generator of its own: that does not move the global one.
     by_seed = [not torch.equal(*pair) for pair in zip(draws.values, others.values, strict=False)]
     if any(by_seed) and torch.equal(state, begun):
         raise Broken("rewinds the global generator: what is drawn next are the same numbers again")
@@ -288,7 +292,8 @@ def decay_alone(test: MethodUnderTest) -> str:
     for name, rule in rules.items():
         points = {"to_zero": 0 * start[name], "to_init": start[name], "none": before[name]}
         if learning[name].grad is None:
-            continue  # no part of the loss: the optimiser leaves it as it is
+            # No part of the loss: the optimiser leaves it as it is.
+            continue
         left = (1 - recipe.lr * recipe.weight_decay) ** 2
         expected = points[rule] + left * (before[name] - points[rule])
         require_close(f"{name}, decayed {rule},", after[name], expected, DECAY)
@@ -339,7 +344,8 @@ def resuming(test: MethodUnderTest) -> str:
     def train(vit: nn.Module, optimizer: Optimizer, steps: range) -> list[float]:
         losses = []
         for step in steps:
-            torch.manual_seed(step)  # of dropout
+            # So that dropout drops the same in the run that is resumed.
+            torch.manual_seed(step)
             optimizer.zero_grad()
             loss = (vit.forward_features(test.images) - target).square().mean()
             loss.backward()

@@ -60,6 +60,7 @@ class TwoStyles(Dataset):
         rng = np.random.default_rng([_STREAM, self.seed, n])
         scene = sample_scene(rng)
         views = [render(scene, pretraining(rng), rng) for _ in range(2)]
+        # Even in the logarithm, as befits a ratio of sizes.
         height = round(CROP * 2 ** rng.uniform(-0.3, 1.0))
         size = (round(height * scene.labels.shape[1] / scene.labels.shape[0]), height)
         views = [cv2.resize(v, size, interpolation=cv2.INTER_LINEAR) for v in views]
