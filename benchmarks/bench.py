@@ -99,7 +99,8 @@ def _print_steps(
 ) -> None:
     loader = segmentation.batches(protocol, data_root, 0, 0)
     times: dict[str, list[float]] = {method: [] for method in trainings}
-    for _ in range(rounds + 1):  # the first round warms up
+    # The first round warms up, and does not count.
+    for _ in range(rounds + 1):
         batch = next(loader)
         for method, training in trainings.items():
             times[method].append(_seconds(lambda t=training, b=batch: t.step(iter([b]))))

@@ -38,6 +38,7 @@ def bytes_bar(words: str, total: int | None) -> Iterator[Callable[[int], None]]:
     if not console.is_terminal:
         yield lambda count: None
         return
+    # Names may hold brackets, which rich would read as markup.
     columns = TextColumn(words, markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task("", total=total)
@@ -118,6 +119,7 @@ def progress(cells: int, records: Mapping[Path, str]) -> Iterator[Callable[[str,
         return
     with CellBars(console, cells, records) as bars:
         over = Event()
+        # A thread: the cells run in other processes and only their files say how far they are.
         thread = Thread(target=bars.follow, args=(over,), daemon=True)
         thread.start()
         try:
@@ -164,7 +166,8 @@ class CellBars:
         self.bars.update(self.whole, note=f"{duration(all_cells.elapsed or 0)}{known}")
         for record, name in self.records.items():
             state = None if record.exists() else read_state(record)
-            if state is None or state.updated < self.began:  # of a run that was cut off before
+            # A state from before this command is of a run that was cut off.
+            if state is None or state.updated < self.began:
                 if record in self.shown:
                     self.bars.remove_task(self.shown.pop(record))
                 continue

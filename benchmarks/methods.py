@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from soma.method import Method
 
 HF = "hf:"
-_PREFIX = "user_method_"  # of the name of the module that a user's file becomes
+# Of the name of the module that a user's file becomes: it must hide no module of that name.
+_PREFIX = "user_method_"
 _WORDS = {"true": True, "false": False, "null": None}
 
 
@@ -91,7 +92,8 @@ def hf(spec: str) -> tuple[str, dict[str, Any]]:
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"{twice[0]} is given twice")
         arguments = {str(keyword.arg): _value(keyword.value) for keyword in call.keywords}
-        _canonical(arguments)  # plain values only
+        # Refuses what is no plain value, which no record could hold.
+        _canonical(arguments)
     except (SyntaxError, ValueError, TypeError) as error:
         reason = getattr(error, "msg", None) or error
         raise UserError(
@@ -143,7 +145,8 @@ def make_method(spec: str, fields: Mapping[str, Any], code: bytes | None = None)
         # What a tuner of peft takes shows its type only deep in a layer.
         options = json.loads(getattr(made, "options", "{}"))
         for name, hint in getattr(made, "option_types", {}).items():
-            with suppress(PydanticSchemaGenerationError):  # of a class of peft's own
+            # A class of peft's own has no schema: peft itself then says what is wrong.
+            with suppress(PydanticSchemaGenerationError):
                 _typed(f"method {spec}: {name}", hint, options[name])
         _fields(spec, made)
         return made
@@ -156,6 +159,7 @@ def _typed(what: str, hint: Any, value: object) -> Any:
         UserError: it is not of that type.
     """
     try:
+        # By way of JSON: strict there, a list is a tuple and 1 a float, but no text is a number.
         return TypeAdapter(hint).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
         message = error.errors()[0]["msg"]
@@ -189,9 +193,11 @@ def _guard(spec: str) -> Iterator[None]:
     path, _ = split(spec)
     try:
         yield
+    # Ctrl-C is the user's, whatever code is running.
     except (UserError, KeyboardInterrupt):
         raise
     except BaseException as error:
+        # A fault of a built-in method is ours, and keeps its traceback.
         if not path and not isinstance(error, TypeError | ValueError):
             raise
         if not path:
@@ -204,7 +210,8 @@ def _guard(spec: str) -> Iterator[None]:
         where = f"{path} line {lines[-1]}" if lines else path
         words = "".join(traceback.format_exception_only(error)[-1:]).strip()
         words = words.removeprefix(f"{_PREFIX}{Path(path).stem}.")
-        own = lines or isinstance(error, SyntaxError)  # the suite's own words say the way out
+        # The suite's own words say the way out.
+        own = lines or isinstance(error, SyntaxError)
         raise UserError(
             f"method {spec}: {where}: {words}{'; correct the file' if own else ''}"
         ) from None
@@ -214,7 +221,8 @@ def _guard(spec: str) -> Iterator[None]:
 def _module(path: str, code: bytes) -> types.ModuleType:
     module = types.ModuleType(f"{_PREFIX}{Path(path).stem}")
     module.__file__ = path
-    sys.modules[module.__name__] = module  # dataclasses look their module up by name
+    # dataclasses look their module up by name.
+    sys.modules[module.__name__] = module
     exec(compile(code, path, "exec", dont_inherit=True), module.__dict__)
     return module
 
@@ -232,7 +240,8 @@ def _class_of(spec: str, code: bytes | None) -> type["Method"]:
             raise UserError(f"no method {spec!r}{closest(spec, METHODS)}")
         return METHODS[spec]
     module = _module(path, code_of(spec) if code is None else code)
-    sys.modules[module.__name__] = module  # another file may have its name
+    # Another file may have its name.
+    sys.modules[module.__name__] = module
     kind = getattr(module, name, None)
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind) and hasattr(kind, "attach")):
         known = [key for key, value in vars(module).items() if hasattr(value, "attach")]
@@ -247,14 +256,16 @@ def method_semantics(spec: str, method: "Method", code: bytes | None = None) -> 
         UserError: a field is not JSON, or a package that the method names is not installed.
     """
     path, name = split(spec)
-    name = "hf" if spec.startswith(HF) else name  # its fields say which
+    # Its fields say which.
+    name = "hf" if spec.startswith(HF) else name
     with _guard(spec):
         semantics: dict[str, Any] = {"name": name, "fields": _fields(spec, method)}
         if packages := getattr(method, "packages", ()):
             semantics["packages"] = {
                 package: importlib.metadata.version(package) for package in packages
             }
-    if path:  # the code of a user's own method is part of what the cell is
+    # The code of a user's own method is part of what the cell is.
+    if path:
         code = code_of(spec) if code is None else code
         semantics["code_sha256"] = hashlib.sha256(code).hexdigest()
     return semantics

@@ -22,7 +22,8 @@ Index = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 # Part of the paths of records: no way into other folders, and short enough for every file system.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", max_length=60)]
-RANDOM, HUB = "random", "hub"  # weights of a backbone that are no file of the user
+# Weights of a backbone that are no file of the user.
+RANDOM, HUB = "random", "hub"
 
 
 def _rises(pair: tuple[float, float]) -> tuple[float, float]:

@@ -19,13 +19,15 @@ import filelock
 
 from benchmarks.progress import State, duration, read_state, words
 
-SILENT = timedelta(minutes=15)  # a running cell that moves on no more is worth a look
+# A running cell that moves on no more is worth a look.
+SILENT = timedelta(minutes=15)
 # In the order in which they are shown.
 STATES = (
     *("running", "silent", "cut off", "queued", "failed", "other version"),
     *("missing", "not applicable", "done"),
 )
-_COUNTED = ("done", "running", "queued", "failed", "missing")  # named even where there are none
+# Named even where there are none.
+_COUNTED = ("done", "running", "queued", "failed", "missing")
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def look(cells: Mapping[Path, str], version: int | None, now: datetime) -> list[
         now: UTC.
     """
     tickets = {path: ticket for path in cells if (ticket := _ticket(path))}
+    # squeue is slow and asked only where a job may still be waiting.
     jobs = Jobs(_queued() if any(not path.exists() for path in tickets) else None)
     seen = [
         _look(path, name, version, tickets.get(path), jobs, now) for path, name in cells.items()
@@ -93,6 +96,7 @@ def _look(
     about = [jobs.about(job)] if job else []
     if ticket and ticket.get("error"):
         return CellStatus(name, path, "failed", "  ".join([ticket["error"], *_log(path, job)]))
+    # The lock is held by the process itself: it is gone with it, however it ended.
     if _locked(path):
         where = [words(state)] if state else ["starting"]
         place = [state.host] if state else []
@@ -112,6 +116,7 @@ def _look(
 
 def _recorded(path: Path, name: str, version: int | None) -> CellStatus:
     try:
+        # Not by the schema: what another version wrote has a state too, and looking must not fail.
         record = json.loads(path.read_bytes())
         status, reason, cost = record["status"], record.get("reason", ""), record.get("cost") or {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -181,10 +186,12 @@ def outlook(cells: Sequence[CellStatus], now: datetime) -> Outlook:
     whole = [*ended, *(state.of * state.seconds_per_step / 3600 for state in known)]
     if not whole:
         return Outlook(used, None, None)
+    # From cells that ended, if any did: those that run have not been scored yet.
     each = fmean(ended or whole)
     waiting = [cell for cell in cells if cell.state in ("cut off", "queued", "missing")]
     left = each * (len(waiting) + len(active) - len(known))
     left += sum(state.seconds_left or 0 for state in known) / 3600
+    # As many cells side by side as now.
     end = now + timedelta(hours=left / len(active)) if active else None
     return Outlook(used, used + left, end)
 

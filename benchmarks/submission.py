@@ -134,6 +134,7 @@ def _cell(submission: Submission, record: Record) -> Cell:
     plain = make_cell(submission.protocol, submission.method, data=record.data, **settings)
     defaults, given = plain.resolved["method"]["fields"], record.cell["method"]["fields"]
     placed = ("start_block", "end_block")  # the placement's
+    # Fields that were set with --set: they are part of the row, and the file does not show them.
     own = {k: v for k, v in given.items() if k not in placed and v != defaults.get(k)}
     if not own:
         return plain
@@ -151,6 +152,7 @@ def _cells(submission: Submission) -> list[str]:
         except UserError as error:
             reasons.append(f"{path.name}: {error}")
             continue
+        # Another engine is no fault of the submission; the table refuses to mix them.
         recorded = {key: value for key, value in record.cell.items() if key != "engine"}
         here.pop("engine", None)
         if here != recorded:
@@ -163,6 +165,7 @@ def _commits(submission: Submission) -> list[str]:
     reasons = []
     for path, record in submission.records.items():
         commit = record.environment.commit
+        # Not `if dirty`: where nobody knows, it is not known to be clean.
         if commit is None or record.environment.dirty is not False:
             reasons.append(f"{path.name}: not made from a clean commit; commit, and run again")
         elif not knows_commit(REPOSITORY, commit):

@@ -61,9 +61,11 @@ def cells(
             fit.
     """
     for seed in set(seeds) & set(held_out.seeds):
+        # Trials on a table's seed would choose by its luck.
         raise UserError(f"--seeds {seed}: a seed of the tables; choose another for the trials")
     own = held_out.recipe_for(method, "controlled").weight_decay
     made = make_cell(held_out, method, seed=0).make_method()
+    # Of a frozen backbone every rate is the same run.
     changes = [{"backbone_lr": rate} for rate in rates] if _adapts(made) else [{}]
     # What the protocol says anyway is no change, so that it is one cell however it is asked for.
     return [
@@ -107,7 +109,8 @@ def update(
     made = trials.choose(made)
     labels = dict.fromkeys(trial.method for trial in made)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{path}.lock"):  # another run may be adding its methods
+    # Another run may be adding its methods.
+    with filelock.FileLock(f"{path}.lock"):
         held = trials.read(path, protocol.metric)[0] if path.exists() else []
         kept = [trial for trial in held if trial.method not in labels]
         text = trials.render([*kept, *made], protocol.metric)
@@ -115,6 +118,7 @@ def update(
     chosen = [trial for trial in made if trial.chosen]
     reasons = {trial.method: record.reason for trial, record in zip(made, records, strict=True)}
     for trial in chosen:
+        # One trial that ended is enough to choose from.
         reasons.pop(trial.method, None)
     return chosen, reasons
 
