@@ -446,10 +446,18 @@ def test_no_space_left_leaves_nothing_behind(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_shipped_backbone_is_the_protocols() -> None:
-    spec = load_protocol("mini_gtav").backbone
-    assert hashlib.sha256(SHIPPED.read_bytes()).hexdigest() == spec.sha256
-    assert SHIPPED.stat().st_size < 12e6
+@pytest.mark.parametrize(
+    ("protocol", "file"),
+    [
+        ("mini_gtav", SHIPPED.with_name("backbone_no_categories.safetensors")),
+        ("mini_sdgod", SHIPPED),
+    ],
+)
+def test_the_shipped_backbone_is_the_protocols(protocol: str, file: Path) -> None:
+    spec = load_protocol(protocol).backbone
+    assert Path(spec.weights).name == file.name
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == spec.sha256
+    assert file.stat().st_size < 12e6
     assert load_backbone(spec).weights_sha256 == spec.sha256
 
 
