@@ -170,29 +170,18 @@ def with_engine(protocol: Protocol, engine: str) -> Protocol:
     return chosen
 
 
-def cells(
-    protocol: Protocol,
-    methods: Sequence[str],
-    seeds: str,
-    placement: str,
-    mode: str,
-    settings: Sequence[str],
-) -> list[Cell]:
-    """The cells of METHODS as the flags of a command ask for them.
+def checked(named: Sequence[Cell]) -> list[Cell]:
+    """The cells, once it is known that there are such methods with such fields.
 
     Raises:
-        UserError: a flag cannot be read, or the protocol has no such thing.
+        UserError: there is not.
     """
-    return _checked(_named(protocol, methods, seeds, placement, mode, settings))
-
-
-def _checked(named: Sequence[Cell]) -> list[Cell]:
     for cell in named:
         cell.make_method()
     return [*named]
 
 
-def _named(
+def named(
     protocol: Protocol,
     methods: Sequence[str],
     seeds: str,
@@ -200,9 +189,12 @@ def _named(
     mode: str,
     settings: Sequence[str],
 ) -> list[Cell]:
-    """The cells of METHODS, see `cell.name_cell`.
+    """The cells of METHODS as the flags of a command ask for them, see `cell.name_cell`.
 
     Seeds are outermost: a sweep that is cut off has complete rankings of its first seeds.
+
+    Raises:
+        UserError: a flag cannot be read, or the protocol has no such thing.
     """
     from benchmarks.cell import combinations, name_cell
 
@@ -231,23 +223,6 @@ def table_of_methods(name: str) -> TableSpec:
     return spec
 
 
-def cells_of(
-    spec: TableSpec,
-    protocol: Protocol,
-    methods: str,
-    seeds: str,
-    placement: str,
-    mode: str,
-    settings: Sequence[str],
-) -> list[Cell]:
-    """The cells of a table as the flags of a command ask for them.
-
-    Raises:
-        UserError: a flag cannot be read, or does not fit the table.
-    """
-    return _checked(named_of(spec, protocol, methods, seeds, placement, mode, settings))
-
-
 def named_of(
     spec: TableSpec,
     protocol: Protocol,
@@ -257,14 +232,14 @@ def named_of(
     mode: str,
     settings: Sequence[str],
 ) -> list[Cell]:
-    """The same without a look at the methods themselves, see `cell.name_cell`.
+    """The cells of a table as the flags of a command ask for them, see `cell.name_cell`.
 
     Raises:
         UserError: a flag cannot be read, or does not fit the table.
     """
     if not spec.rows:
         asked = names(methods) or spec.methods
-        return _named(protocol, asked, seeds, placement, mode, settings)
+        return named(protocol, asked, seeds, placement, mode, settings)
     if settings:
         raise UserError(f"--set: the rows of {spec.name} say what they change")
     return _named_of_rows(spec, protocol, methods, seeds, placement, mode)

@@ -59,7 +59,7 @@ def compare(
     protocol = arguments.with_engine(spec.protocol(profile), engine)
     if not engine:
         protocol = comparison.with_engine_of(against, protocol, mode)
-    cells = arguments.cells(protocol, [method], seeds, placement, mode, settings)
+    cells = arguments.checked(arguments.named(protocol, [method], seeds, placement, mode, settings))
     how = f"python -m benchmarks sweep {table} --profile {profile} --out DIR"
     fixed = comparison.baselines(against, cells, out, how)
     root = arguments.data_root(protocol, data_root)

@@ -63,7 +63,9 @@ def run(
     if placement != "default":
         # One name, where a sweep takes several.
         held_fixed.placement(placement)
-    cells = arguments.cells(held_fixed, [method], str(seed), placement, mode, settings)
+    cells = arguments.checked(
+        arguments.named(held_fixed, [method], str(seed), placement, mode, settings)
+    )
     if len(cells) > 1 and devices * nodes > 1:
         raise UserError("--set with several values takes one device here; sweep takes more")
     if dry_run:

@@ -85,7 +85,9 @@ def sweep(
         raise UserError("what jobs ask SLURM for needs --on slurm; here there is one machine")
     spec = load_table(table)
     protocol = arguments.with_engine(spec.protocol(profile), engine)
-    cells = arguments.cells_of(spec, protocol, methods, seeds, placement, mode, settings)
+    cells = arguments.checked(
+        arguments.named_of(spec, protocol, methods, seeds, placement, mode, settings)
+    )
     if dry_run:
         from benchmarks.dry_run import print_table
 

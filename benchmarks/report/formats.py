@@ -307,9 +307,9 @@ _LAST = ("difference", "verdict", "published", "agreement")
 
 def _all_keys(table: Table, block: Block) -> list[str]:
     """Keys of the columns that have something to say; the verdict stands beside the difference."""
-    # How long a step took says how busy a machine was; Table 5 says what a method costs.
     if block.released:
         return ["method", "trainable", *table.headings]
+    # How long a step took says how busy a machine was; Table 5 says what a method costs.
     keys = ["method", "n", "trainable", *table.headings, "difference"]
     keys += ["published"] if _published_keys(table, block) else []
     return keys + (["agreement"] if table.against else [])

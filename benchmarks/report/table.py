@@ -347,12 +347,13 @@ def build(
         # A user's own method may have no record yet.
         if asked and ":" not in asked and asked not in known:
             raise UserError(f"{spec.name}: no row {asked!r}{closest(asked, known)}")
+    # Those of Table 4 vary one factor of a method: here they would stand as so many more methods,
+    # and make the noise mostly that of this one method.
+    varied = factor_rows(protocol, request.mode) - set(labels) - {request.reference}
+    records = [record for record in records if record.label not in varied]
     if request.methods is None:
-        # Rows of methods that the table does not name are shown too, but for those of Table 4,
-        # which
-        # vary one factor of a method and would stand here as so many more methods.
-        others = factor_rows(protocol, request.mode)
-        labels += sorted({record.label for record in records} - set(labels) - others)
+        # Rows of methods that the table does not name are shown too.
+        labels += sorted({record.label for record in records} - set(labels))
     seeds = request.seeds or protocol.seeds
     extras = [domain.domain for domain in protocol.extra]
     reference = request.reference or spec.reference

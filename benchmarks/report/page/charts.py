@@ -45,7 +45,7 @@ def charts(section: Section, places: Mapping[str, Path], shown: Mapping[str, str
         places: digest -> file of the record.
         shown: digest -> the same as it is printed.
     """
-    reference, blocks = section.table.reference, [data.block_name(b) for b, _ in section.blocks]
+    reference, blocks = section.table.reference, [b.name for b, _ in section.blocks]
     unseen = next(iter(section.spec.domains.values()))
     made = [
         _differences(data.differences(section), blocks, reference),

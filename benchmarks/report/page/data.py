@@ -72,7 +72,7 @@ class Section:
     @property
     def lines(self) -> list[tuple[str, Row]]:
         """Name of the block, row."""
-        return [(block_name(block), row) for block in self.table.blocks for row in block.rows]
+        return [(block.name, row) for block in self.table.blocks for row in block.rows]
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,6 @@ def domain_name(section: Section, domain: str) -> str:
     roles = section.protocol.scored
     held_out = any(one.domain == domain for one in roles.get("validation", ()))
     return section.table.headings.get(SOURCE if held_out else domain, domain)
-
-
-def block_name(block: Block) -> str:
-    """What tells a block from the others of its table."""
-    return block.name
 
 
 def _with_rows(table: Table, points: Points) -> list[tuple[Block, Points]]:
@@ -168,7 +163,7 @@ def differences(section: Section) -> Points:
                     continue
                 ends = {"mean": result.mean, "low": result.low, "high": result.high}
                 numbers = {k: None if v is None else round(v, 3) for k, v in ends.items()}
-                names = {"block": block_name(block), "reference": baseline(block)}
+                names = {"block": block.name, "reference": baseline(block)}
                 points.append({**names, "method": row.label, **numbers, "verdict": verdict(result)})
     return points
 
@@ -177,7 +172,7 @@ def seeds(section: Section, places: Mapping[str, str]) -> Points:
     """Every seed of every row in every column, with what leads to its record."""
     table, points = section.table, []
     records = {
-        (block_name(block), row.label, record.seed): record
+        (block.name, row.label, record.seed): record
         for block in table.blocks
         for row in block.rows
         for record in row.records
@@ -186,12 +181,12 @@ def seeds(section: Section, places: Mapping[str, str]) -> Points:
         for label, columns in block.values.items():
             for key, values in columns.items():
                 for seed, value in values.items():
-                    record = records.get((block_name(block), label, seed))
+                    record = records.get((block.name, label, seed))
                     digest = record.digest if record else ""
                     commit = record.environment.commit if record else None
                     points.append(
                         {
-                            "block": block_name(block),
+                            "block": block.name,
                             "method": label,
                             "column": table.headings[key],
                             "seed": seed,
@@ -240,7 +235,7 @@ def costs(section: Section) -> Points:
         for name, cost in _COSTS.items():
             own = [
                 {
-                    "block": block_name(block),
+                    "block": block.name,
                     "method": row.label,
                     "cost": name,
                     "value": cost(row),
@@ -299,7 +294,7 @@ def per_class(section: Section) -> Points:
             if names:
                 points.append(
                     {
-                        "block": block_name(block),
+                        "block": block.name,
                         "method": label,
                         "domain": domain_name(section, domain),
                         "class": names,

@@ -101,7 +101,6 @@ def write_page(report: Report, path: Path) -> None:
         trials_of=data.trials_of,
         says=SAYS,
         findings=findings,
-        block_name=data.block_name,
         legend=gallery.legend,
         gallery_words=gallery.words,
         shown_first=gallery.shown_first,

@@ -132,6 +132,21 @@ def test_other_tables_do_not_show_them(tmp_path: Path, monkeypatch: pytest.Monke
     assert labels == ["full", "freeze", "lora", "soma", "lora+12345678"]
 
 
+def test_their_records_change_no_interval_of_other_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = factors(tmp_path)
+    monkeypatch.setattr(table_spec, "FOLDER", tmp_path)
+    named = (tmp_path / "toy4.yaml").read_text().replace(str(DATA / "toy.yaml"), "toy")
+    (tmp_path / "toy4.yaml").write_text(named)
+    asked = {"methods": ("full", "freeze", "lora", "soma")}
+    for options in ({}, asked):
+        alone = build(tmp_path, toy_records(), **options).blocks[0]
+        beside = build(tmp_path, records(spec), **options).blocks[0]
+        assert [row.difference for row in beside.rows] == [row.difference for row in alone.rows]
+        assert beside.comparisons == alone.comparisons
+
+
 def test_a_placement_that_every_protocol_knows_is_shown_where_it_is_asked_for(
     tmp_path: Path,
 ) -> None:
