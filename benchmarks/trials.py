@@ -95,10 +95,7 @@ def choose(trials: Iterable[Trial]) -> list[Trial]:
     more of the pretrained weights, and a larger one is nearer to where a seed diverges.
     """
     every = list(trials)
-    scores: dict[tuple, list[float | None]] = {}
-    for trial in every:
-        scores.setdefault(trial.setting, []).append(trial.score)
-    means = {setting: sum(runs) / len(runs) for setting, runs in scores.items() if None not in runs}
+    means = {setting: mean for setting, mean in _means(every).items() if mean is not None}
     highest: dict[str, float] = {}
     for (method, *_), mean in means.items():
         highest[method] = max(mean, highest.get(method, mean))
@@ -152,6 +149,16 @@ def read(path: Path, metric: str) -> tuple[list[Trial], list[str]]:
     return trials, lines
 
 
+def _means(trials: Iterable[Trial]) -> dict[tuple, float | None]:
+    """Setting -> mean over its seeds; None where a run gave no score."""
+    scores: dict[tuple, list[float | None]] = {}
+    for trial in trials:
+        scores.setdefault(trial.setting, []).append(trial.score)
+    return {
+        setting: None if None in runs else sum(runs) / len(runs) for setting, runs in scores.items()
+    }
+
+
 class Tried(BaseModel):
     """What a summary holds for one method.
 
@@ -160,9 +167,10 @@ class Tried(BaseModel):
         runs: a trial has one per seed.
         backbone_lr: those tried, ascending.
         weight_decay: the same.
-        best: the chosen trial's, None where there is none.
+        chosen: rate and decay of the chosen trial, None where there is none.
         score: mean of its seeds in percent.
-        lowest: the same of the trial with the lowest mean.
+        highest: the same of the trial with the highest mean.
+        lowest: and of the one with the lowest.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -172,8 +180,9 @@ class Tried(BaseModel):
     runs: int
     backbone_lr: tuple[float, ...]
     weight_decay: tuple[float, ...]
-    best: tuple[float | None, float] | None
+    chosen: tuple[float | None, float] | None
     score: float | None
+    highest: float | None
     lowest: float | None
 
 
@@ -182,21 +191,20 @@ def tried(trials: Iterable[Trial]) -> list[Tried]:
     every, held = list(trials), []
     for method in dict.fromkeys(trial.method for trial in every):
         own = [trial for trial in every if trial.method == method]
-        scores: dict[tuple, list[float | None]] = {}
-        for trial in own:
-            scores.setdefault(trial.setting, []).append(trial.score)
-        means = {key: sum(runs) / len(runs) for key, runs in scores.items() if None not in runs}
-        best = next((trial.setting for trial in own if trial.chosen), None)
+        means = _means(own)
+        scored = [mean for mean in means.values() if mean is not None]
+        chosen = next((trial.setting for trial in own if trial.chosen), None)
         held.append(
             Tried(
                 method=method,
-                trials=len(scores),
+                trials=len(means),
                 runs=len(own),
                 backbone_lr=tuple(sorted({trial.backbone_lr for trial in own} - {None})),
                 weight_decay=tuple(sorted({trial.weight_decay for trial in own})),
-                best=best and best[1:],
-                score=means.get(best),
-                lowest=min(means.values(), default=None),
+                chosen=chosen and chosen[1:],
+                score=means.get(chosen),
+                highest=max(scored, default=None),
+                lowest=min(scored, default=None),
             )
         )
     return held
@@ -229,14 +237,14 @@ def budget_of(protocol: Protocol, method: str, mode: str, seed: int) -> Budget |
         )
     trials, lines = read(path, protocol.metric)
     own = [trial for trial in trials if trial.method == label]
-    best = next((trial for trial in own if trial.chosen), None)
-    if best is None:
+    chosen = next((trial for trial in own if trial.chosen), None)
+    if chosen is None:
         what = f"none of the {len(own)} trials of {label} gave a score" if own else f"no {label}"
         raise UserError(f"{path}: {what}; other trials: {remedy}")
     if {(trial.protocol, trial.version) for trial in own} != {(protocol.name, protocol.version)}:
         raise UserError(
-            f"{path}: {label} was tuned under {best.protocol} version {best.version}, not under "
-            f"{protocol.name} version {protocol.version}; again: {remedy}"
+            f"{path}: {label} was tuned under {chosen.protocol} version {chosen.version}, not "
+            f"under {protocol.name} version {protocol.version}; again: {remedy}"
         )
     if seed in {trial.seed for trial in own}:
         raise UserError(
@@ -245,13 +253,13 @@ def budget_of(protocol: Protocol, method: str, mode: str, seed: int) -> Budget |
         )
     _check_equal(path, trials, own)
     mine = [line for trial, line in zip(trials, lines, strict=True) if trial.method == label]
-    values = {"backbone_lr": best.backbone_lr, "weight_decay": best.weight_decay}
+    values = {"backbone_lr": chosen.backbone_lr, "weight_decay": chosen.weight_decay}
     return Budget(
         trials=len({trial.setting for trial in own}),
         backbone_lr=tuple(sorted({trial.backbone_lr for trial in own} - {None})),
         weight_decay=tuple(sorted({trial.weight_decay for trial in own})),
         chosen={key: value for key, value in values.items() if value is not None},
-        domain=best.domain,
+        domain=chosen.domain,
         metric=protocol.metric,
         seeds=tuple(sorted({trial.seed for trial in own})),
         sha256=hashlib.sha256("".join(f"{line}\n" for line in mine).encode()).hexdigest(),

@@ -215,8 +215,8 @@ def test_protocols_and_trials_of_a_table_stand_below_it(
     text = re.sub(r"\s*<[^>]+>\s*", "|", out.read_text())
     text = re.sub(r"\|+", "|", text)
     assert "|field|toy 3|toy_other 3|seeds|0, 1, 2|41|" in text
-    assert "|full|2|0.001|41.0|31.0|4|0.001, 0.01|0.05|" in text
-    assert "|freeze|1|-|20.0|20.0|1|-|0.05|" in text
+    assert "|full|2|0.001|41.0|41.0|31.0|4|0.001, 0.01|0.05|" in text
+    assert "|freeze|1|-|20.0|20.0|20.0|1|-|0.05|" in text
     note = "trials per method, results/trials/toy.csv, version 3, seed 100, 101: 2: full; 1: freeze"
     assert f"|{note}|" in text
 
