@@ -253,6 +253,9 @@ OTHER_PLACEMENTS: dict[str, dict[str, int | float]] = {
     "last-third": {"start_block": 2 / 3},
     "first-two-thirds": {"start_block": 0, "end_block": 2 / 3},
 }
+# A difference below this counts as none. Nobody should choose a method by less: the test resolution
+# alone moves published numbers by twice as much (PITFALLS.md).
+MARGIN = 1.0
 TRIALS = "results/trials"  # of each protocol, relative to the repository
 EQUAL_BUDGET = "equal-budget"
 

@@ -18,8 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from benchmarks import methods
 from benchmarks.environment import REPOSITORY
 from benchmarks.errors import UserError
-from benchmarks.protocol import TRIALS, Protocol
-from benchmarks.report.statistics import MARGIN
+from benchmarks.protocol import MARGIN, TRIALS, Protocol
 from benchmarks.yaml_files import problem
 
 

@@ -18,6 +18,7 @@ from benchmarks.cell import make_cell, prepare  # noqa: E402
 from benchmarks.commands import arguments  # noqa: E402
 from benchmarks.detection.engines import FALLBACK, REFERENCE  # noqa: E402
 from benchmarks.errors import UserError  # noqa: E402
+from benchmarks.protocol import MARGIN  # noqa: E402
 from benchmarks.record import Record  # noqa: E402
 from benchmarks.report import statistics  # noqa: E402
 from benchmarks.report.spec import TableSpec, load_table  # noqa: E402
@@ -61,7 +62,7 @@ def main(
     print(tabulate(rows, HEADINGS, tablefmt="pipe", disable_numparse=True))
     print(
         f"\n{spec.metric} in percent: mean ± sample standard deviation over n seeds; differences "
-        f"are paired by seed with a 95 % t interval. agrees = it lies within {statistics.MARGIN:g} "
+        f"are paired by seed with a 95 % t interval. agrees = it lies within {MARGIN:g} "
         "point of 0, differs = it does not and excludes 0, cannot tell = neither."
     )
 

@@ -42,7 +42,7 @@ HEADINGS = (
 
 
 def run(protocol: str, method: str, seed: int, out: Path, data_root: Path) -> dict[str, float]:
-    """Unseen and source mIoU and processor seconds of a cell; run where OUT has none.
+    """Unseen and source mIoU (or AP50) and processor seconds of a cell; run where OUT has none.
 
     Raises:
         subprocess.CalledProcessError: the cell fails.
@@ -64,8 +64,9 @@ def run(protocol: str, method: str, seed: int, out: Path, data_root: Path) -> di
     (path,) = (out / Path(protocol).stem).glob(f"*/{method}/seed{seed}.json")
     record = Record.model_validate_json(path.read_text())
     last = record.evaluations[-1].domains.values()
+    metric = {"segmentation": "mIoU", "detection": "AP50_voc07"}[record.cell["protocol"]["task"]]
     scores = {
-        role: [score.metrics["mIoU"] for score in last if score.role == role]
+        role: [score.metrics[metric] for score in last if score.role == role]
         for role in ("target", "validation")
     }
     value = {

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from benchmarks import trials
 from benchmarks.environment import Environment
 from benchmarks.errors import UserError
-from benchmarks.protocol import Protocol, Recipe
+from benchmarks.protocol import MARGIN, Protocol, Recipe
 from benchmarks.record import Record
 from benchmarks.report.spec import TableSpec
 from benchmarks.report.statistics import (
     CONFIDENCE,
-    MARGIN,
     WITHIN,
     WORDS,
     Discrimination,

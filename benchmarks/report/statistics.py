@@ -13,10 +13,9 @@ from functools import cache
 import numpy as np
 from scipy.special import chdtri, digamma, fdtrc, ndtri, polygamma, stdtr, stdtrit
 
+from benchmarks.protocol import MARGIN
+
 CONFIDENCE = 0.95
-# A difference below this counts as none. Nobody should choose a method by less: the test resolution
-# alone moves published numbers by twice as much (PITFALLS.md).
-MARGIN = 1.0
 # How far Avg of the same seed lies apart on two types of processor, in points: the larger of 0.01
 # and 0.02, measured on mini with MKL made to choose its kernels as on Intel. A tiny cell on a real
 # Intel processor had the scores of an AMD one (scripts/golden.py).

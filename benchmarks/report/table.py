@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks import methods
 from benchmarks.cell import protocol_semantics, settings_of
 from benchmarks.errors import UserError, closest
-from benchmarks.protocol import Protocol
+from benchmarks.protocol import MARGIN, Protocol
 from benchmarks.record import Evaluation, Imported, Record
 from benchmarks.report import notes, statistics
 from benchmarks.report.spec import (
@@ -22,7 +22,6 @@ from benchmarks.report.spec import (
     factor_rows,
 )
 from benchmarks.report.statistics import (
-    MARGIN,
     PROCESSOR_SPREAD,
     Difference,
     Judgement,

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import UserError
+from benchmarks.protocol import MARGIN
 from benchmarks.record import write_atomically
 from benchmarks.report.page import data
 from benchmarks.report.page.data import Points, Section
-from benchmarks.report.statistics import MARGIN, WORDS
+from benchmarks.report.statistics import WORDS
 
 Spec = dict[str, Any]
 # Okabe and Ito 2008: told apart by colour-blind readers too.
