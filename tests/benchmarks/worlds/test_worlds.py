@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from benchmarks.__main__ import main
@@ -446,42 +445,25 @@ def test_no_space_left_leaves_nothing_behind(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("protocol", "file"),
-    [
-        ("mini_gtav", SHIPPED.with_name("backbone_no_categories.safetensors")),
-        ("mini_sdgod", SHIPPED),
-    ],
-)
-def test_the_shipped_backbone_is_the_protocols(protocol: str, file: Path) -> None:
+@pytest.mark.parametrize("protocol", ["mini_gtav", "mini_sdgod"])
+def test_the_shipped_backbone_is_the_protocols(protocol: str) -> None:
     spec = load_protocol(protocol).backbone
-    assert Path(spec.weights).name == file.name
-    assert hashlib.sha256(file.read_bytes()).hexdigest() == spec.sha256
-    assert file.stat().st_size < 12e6
+    assert Path(spec.weights).name == SHIPPED.name
+    assert hashlib.sha256(SHIPPED.read_bytes()).hexdigest() == spec.sha256
+    assert SHIPPED.stat().st_size < 12e6
     assert load_backbone(spec).weights_sha256 == spec.sha256
 
 
 def test_pretraining_pairs_show_one_scene_in_two_styles() -> None:
-    images, category, depth, edges = pretrain.TwoStyles(seed=3, length=4)[2]
+    images, depth, edges = pretrain.TwoStyles(seed=3, length=4)[2]
     assert images.shape == (2, 3, 96, 96)
-    assert category.shape == depth.shape == edges.shape == (48, 48)
+    assert depth.shape == edges.shape == (48, 48)
     assert not images[0].allclose(images[1], atol=0.1)
-    assert set(category.unique().tolist()) <= {*range(7), 255}
+    assert set(edges.unique().tolist()) == {0.0, 1.0}
 
 
 def test_pretraining_writes_weights_that_the_backbone_loads(tmp_path: Path) -> None:
     pretrain.pretrain(tmp_path / "vit.safetensors", steps=12, pairs=2)
     log = (tmp_path / "vit.csv").read_text().splitlines()
-    assert log[0].startswith("step,category,depth,edges,contrast")
+    assert log[0].startswith("step,depth,edges,contrast")
     assert load_file(tmp_path / "vit.safetensors").keys() == load_file(SHIPPED).keys()
-
-
-def test_pretraining_without_categories_never_sees_one() -> None:
-    torch.manual_seed(0)
-    model = pretrain.Pretext(categories=False)
-    images, category, depth, edges = (part[None] for part in pretrain.TwoStyles(3, 4)[2])
-    losses = model(images, torch.full_like(category, -1), depth, edges)  # no value of a category
-    assert set(losses) == {"depth", "edges", "contrast"}
-    sum(losses.values()).backward()
-    patch = pretrain.ARCHITECTURE["patch_size"] // pretrain.CELL
-    assert not model.maps.weight.grad[: 7 * patch * patch].any()
