@@ -23,7 +23,7 @@ from tabulate import tabulate
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.record import Record
-from benchmarks.tasks import load_protocol
+from benchmarks.tasks import PROTOCOLS, load_protocol
 from benchmarks.yaml_files import digest_of
 
 HEADINGS = (
@@ -64,7 +64,7 @@ def run(protocol: str, method: str, seed: int, out: Path, data_root: Path) -> di
     (path,) = (out / Path(protocol).stem).glob(f"*/{method}/seed{seed}.json")
     record = Record.model_validate_json(path.read_text())
     last = record.evaluations[-1].domains.values()
-    metric = {"segmentation": "mIoU", "detection": "AP50_voc07"}[record.cell["protocol"]["task"]]
+    metric = PROTOCOLS[record.cell["protocol"]["task"]].metric
     scores = {
         role: [score.metrics[metric] for score in last if score.role == role]
         for role in ("target", "validation")
