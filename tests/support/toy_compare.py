@@ -36,4 +36,6 @@ def detected(cell: Cell, out: Path, data_root: Path, device: str, progress: bool
         for role, group in cell.protocol.scored.items()
         for domain in group
     }
-    return cell.record("done", evaluations=[Evaluation(iteration=1000, domains=scores)])
+    return cell.record(
+        "done", evaluations=[Evaluation(iteration=cell.protocol.recipe.iterations, domains=scores)]
+    )

@@ -20,13 +20,14 @@ from benchmarks.report.formats import render
 from benchmarks.report.records import load_records
 from benchmarks.tasks import load_protocol
 
+FIRST, SECOND = load_protocol("mini_sdgod").seeds[:2]
 UNSEEN = ("night_clear", "dusk_rainy", "night_rainy", "daytime_foggy")
 # Percent: held-out source, source test, then the unseen domains in order.
 SCORES = {
-    ("freeze", 0): (50, 48, 20, 30, 10, 40),
-    ("freeze", 1): (52, 50, 22, 32, 12, 42),
-    ("lora", 0): (55, 53, 30, 35, 15, 44),
-    ("lora", 1): (57, 55, 32, 37, 17, 46),
+    ("freeze", FIRST): (50, 48, 20, 30, 10, 40),
+    ("freeze", SECOND): (52, 50, 22, 32, 12, 42),
+    ("lora", FIRST): (55, 53, 30, 35, 15, 44),
+    ("lora", SECOND): (57, 55, 32, 37, 17, 46),
 }
 
 
@@ -42,7 +43,7 @@ def evaluation(values):
         name: Score(role=role, metrics={"AP50_voc07": float(value), "AP": 1.0}, images=160)
         for name, role, value in zip(names, roles, values, strict=True)
     }
-    return Evaluation(iteration=1000, domains=scores)
+    return Evaluation(iteration=load_protocol("mini_sdgod").recipe.iterations, domains=scores)
 
 
 def records(engine="torchvision", keys=tuple(SCORES)):
@@ -113,7 +114,7 @@ def test_a_table_never_mixes_engines_and_says_what_to_run():
     assert str(caught.value) == (
         "mini_sdgod: 3 records were made with engine torchvision, 1 with detectron2; tables never "
         "mix engines: say --engine torchvision, and run what is missing: python -m benchmarks "
-        "sweep table2 --engine torchvision --profile mini --methods lora --seeds 1"
+        f"sweep table2 --engine torchvision --profile mini --methods lora --seeds {SECOND}"
     )
 
 
@@ -151,10 +152,10 @@ def test_records_of_another_engine_are_no_reference():
 
 def test_a_comparison_asks_for_the_engine_of_its_baselines(tmp_path):
     protocol = load_protocol("mini_sdgod")
-    (baseline,) = records("detectron2", [("lora", 0)])
+    (baseline,) = records("detectron2", [("lora", FIRST)])
     with pytest.raises(UserError, match="with engine detectron2, and here it is torchvision"):
         _check_settings(baseline, protocol, tmp_path, "mend")
-    _check_settings(records(keys=[("lora", 0)])[0], protocol, tmp_path, "mend")
+    _check_settings(records(keys=[("lora", FIRST)])[0], protocol, tmp_path, "mend")
 
 
 def test_columns_that_are_not_the_protocols_are_refused():
@@ -182,15 +183,24 @@ def test_compare_says_the_engine_and_sets_the_row_beside_the_baselines_of_table_
     monkeypatch.setattr("benchmarks.run.run_cell", toy_compare.detected)
     monkeypatch.setattr(check, "KINDS", ("class token",))
     monkeypatch.setattr(check, "check_method", lambda *_: [Finding("fits", "pass", "well")])
-    command = ["compare", "soma", "--table", "table2", "--seeds", "0,1", "--workers", "1"]
+    command = [
+        "compare",
+        "soma",
+        "--table",
+        "table2",
+        "--seeds",
+        f"{FIRST},{SECOND}",
+        "--workers",
+        "1",
+    ]
     folders = ["--data-root", tmp_path, "--out", tmp_path / "runs", "--against", reference]
     assert main([*command, *map(str, folders)]) == 0
     out, err = capfd.readouterr()
     said = err.index("engine auto: torchvision, since Detectron2 is not installed here")
-    assert said < err.index("soma seed 0 (all): done")
+    assert said < err.index(f"soma seed {FIRST} (all): done")
     table, _, verdict = out.partition("# Verdict on soma (placement all)")
     assert ", engine torchvision; placement all\n" in table
-    # soma has 60 and 61 on every unseen domain, freeze 25 and 27, lora 31 and 33 on average
-    assert re.search(r"\| Avg +\| \+34\.50 \[", verdict)
-    assert re.search(r"\| Avg +\| \+28\.50 \[", verdict)
+    # soma has 65 and 66 on every unseen domain, freeze 25 and 27, lora 31 and 33 on average
+    assert re.search(r"\| Avg +\| \+39\.50 \[", verdict)
+    assert re.search(r"\| Avg +\| \+33\.50 \[", verdict)
     assert "Against lora, the best baseline on Avg:" in verdict
