@@ -21,6 +21,9 @@ from benchmarks.tasks import load_protocol
 from benchmarks.yaml_files import differences
 
 RECORDS = "records"  # folder of a submission
+RATE = (
+    "backbone_lr"  # what `tune` chooses, and the one key of a recipe that a submission may change
+)
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ def _properties(
     protocol, first = submission.protocol, submission.first
     version = f"{protocol.name} version {protocol.version}"
     yield "protocol", version, _of_protocol(submission)
+    yield ("recipe", *_recipe(submission))
     yield (
         "cells",
         "each is the one that this checkout makes of the method's file",
@@ -128,8 +132,36 @@ def _of_protocol(submission: Submission) -> list[str]:
     return []
 
 
+def _recipe(submission: Submission) -> tuple[str, list[str]]:
+    """What the recipe is, and what of it a submission must not change."""
+    first = submission.first
+    try:
+        here = _cell(submission, first).resolved["recipe"]
+    except UserError as error:
+        return "", [str(error)]
+    made = [record.cell["recipe"] for record in submission.records.values()]
+    # Rates of the other modes come from what is published, or from trials.
+    free = {RATE} if first.recipe == "controlled" else set()
+    for recipe in made:
+        if odd := differences(recipe, here | {key: recipe[key] for key in free & recipe.keys()}):
+            return "", [
+                f"other {odd} than the protocol's; of a recipe {RATE} alone may be another, and "
+                "only of the recipe mode controlled"
+            ]
+    rates = sorted({recipe[RATE] for recipe in made})
+    if len(rates) > 1:
+        several = ", ".join(map(str, rates))
+        return "", [f"several values of {RATE}: {several}; submit the runs of one"]
+    if rates[0] == here[RATE]:
+        return f"the protocol's, {RATE} {here[RATE]}", []
+    return f"the protocol's with {RATE} {rates[0]} in the place of {here[RATE]}", []
+
+
 def _cell(submission: Submission, record: Record) -> Cell:
-    """The cell that this checkout makes of the method's file for the seed of a record."""
+    """The cell that this checkout makes of the method's file for the seed of a record.
+
+    It has the protocol's recipe.
+    """
     settings = {"seed": record.seed, "placement": record.placement, "mode": record.recipe}
     plain = make_cell(submission.protocol, submission.method, data=record.data, **settings)
     defaults, given = plain.resolved["method"]["fields"], record.cell["method"]["fields"]
@@ -153,8 +185,12 @@ def _cells(submission: Submission) -> list[str]:
             reasons.append(f"{path.name}: {error}")
             continue
         # Another engine is no fault of the submission; the table refuses to mix them.
-        recorded = {key: value for key, value in record.cell.items() if key != "engine"}
+        recorded = {
+            key: value for key, value in record.cell.items() if key not in ("engine", "recipe")
+        }
         here.pop("engine", None)
+        # `_recipe` says what may differ there.
+        here.pop("recipe")
         if here != recorded:
             odd = differences(recorded, here)
             reasons.append(f"{path.name}: other {odd} than this checkout and the method's file")

@@ -1,5 +1,6 @@
 """A submission: a method file and its records; every fault is told, and a sound one has its row."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,11 @@ def sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def change(folder: Path, seed: int, **changes: Any) -> None:
-    """Write the record of one seed, with some fields of it changed."""
-    fields = {"method": {"width": 5}}
+def change(
+    folder: Path, seed: int, recipe: Mapping[str, float] | None = None, **changes: Any
+) -> None:
+    """Write the record of one seed, with some fields of it or of its recipe changed."""
+    fields = {"method": {"width": 5}, "recipe": recipe or {}}
     data = FINGERPRINTS
     method = f"{folder / 'mine.py'}:Mine"
     cell = make_cell(toy_protocol(), method, seed=seed, changes=fields, data=data)
@@ -66,7 +69,7 @@ def accept(folder: Path, capfd: pytest.CaptureFixture[str]) -> tuple[int, str, s
 
 def test_a_sound_submission_has_its_row(sent: Path, capfd: pytest.CaptureFixture[str]) -> None:
     code, out, err = accept(sent, capfd)
-    assert (code, err.count("pass")) == (0, 6), err
+    assert (code, err.count("pass")) == (0, 7), err
     rows = [line.split() for line in out.splitlines()]
     (mine,) = [row for row in rows if row and row[0].startswith("mine.Mine")]
     assert {"31.7", "29.2", "30.4"} <= set(mine)  # lora's means and three points
@@ -80,6 +83,50 @@ def test_the_method_file_is_the_one_of_the_records(
     code, out, err = accept(sent, capfd)
     assert (code, out) == (1, "")
     assert "FAIL  cells: seed0.json: other method.code_sha256" in err
+
+
+def with_recipe(folder: Path, seeds: tuple[int, ...], recipe: Mapping[str, float]) -> None:
+    """Put records of another recipe in the place of all of these seeds."""
+    for seed in seeds:
+        for path in folder.rglob(f"seed{seed}.*"):
+            path.unlink()
+        change(folder, seed, recipe)
+
+
+def test_the_rate_that_tune_chose_is_accepted_and_named(
+    sent: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with_recipe(sent, (0, 1, 2), {"backbone_lr": 0.0625})
+    code, out, err = accept(sent, capfd)
+    assert (code, err.count("pass")) == (0, 7), err
+    here = toy_protocol().recipe.backbone_lr
+    assert f"recipe: the protocol's with backbone_lr 0.0625 in the place of {here}" in err
+    assert "mine.Mine" in out
+
+
+def test_no_other_key_of_the_recipe_may_change(
+    sent: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with_recipe(sent, (0, 1, 2), {"backbone_lr": 0.0625, "lr": 0.5})
+    code, out, err = accept(sent, capfd)
+    assert (code, out) == (1, "")
+    assert "FAIL  recipe: other lr than the protocol's; of a recipe backbone_lr alone" in err
+    assert err.count("FAIL") == 1
+    assert "not accepted: recipe" in err
+
+
+def test_seeds_of_two_rates_are_refused(sent: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with_recipe(sent, (1,), {"backbone_lr": 0.0625})
+    code, _, err = accept(sent, capfd)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "submit one" in err
+    label = Record.load(next(sent.rglob("seed0.json"))).label
+    for path in sent.rglob("seed1.*"):
+        path.unlink()
+    change(sent, 1, {"backbone_lr": 0.0625}, label=label)
+    code, _, err = accept(sent, capfd)
+    assert code == 1
+    assert "FAIL  recipe: several values of backbone_lr: " in err
 
 
 def test_a_changed_tree_and_a_missing_seed_are_faults(
