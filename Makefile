@@ -1,14 +1,16 @@
 # Everything a reader needs; `make help` lists it. Variables, with their defaults:
 PROFILE   ?= mini#      mini: rendered worlds on a laptop | smoke: the same in seconds, meaningless numbers
+#                       mini_m2f: Table 1 on them with the Mask2Former head
 #                       paper: real data, one recipe | soma, rein: real data, the configuration of that paper
-DATA_ROOT ?= $(if $(filter mini smoke,$(PROFILE)),data/mini)# where the data sets lie; real ones have no default place
+DATA_ROOT ?= $(if $(filter mini mini_% smoke,$(PROFILE)),data/mini)# where the data sets lie; real ones have no default place
 DEVICE    ?= cpu#       cpu | cuda
 WORKERS   ?= $(if $(filter cuda%,$(DEVICE)),1,2)# cells trained side by side; with DEVICE=cuda the GPUs are taken in turn
 PLACEMENT ?= default#   default | both | all | last-two-thirds: which blocks every method may adapt
-SEEDS     ?=#           e.g. 0,1,2 (default: the protocol's)
+SEEDS     ?=#           e.g. 5,6,7 (default: the protocol's)
 METHODS   ?=#           e.g. soma,lora (default: the table's)
 METHOD    ?=#           of compare: path/to/my_method.py:MyMethod, or a name
 TABLE     ?= table1#    of compare: whose rows are the baselines
+RATE      ?=#           of compare: learning rate of the backbone, such as tune finds (default: the protocol's)
 REPLACE   ?=#           of compare: yes runs again what was recorded before METHOD changed
 RECIPE    ?= controlled# controlled | as-published | equal-budget
 RECORDS   ?=#           of table1 ...: folders of records, parted by spaces (default: the committed reference)
@@ -53,7 +55,7 @@ WORLDS := $(TABLES:%=worlds-%)
 $(WORLDS): worlds-%: $(READY)
 	$(BENCH) mini render --root $(strip $(DATA_ROOT)) --table $*
 
-RENDERED = $(filter mini smoke,$(PROFILE))
+RENDERED = $(filter mini mini_% smoke,$(PROFILE))
 PREPARED = $(if $(RENDERED),mini,setup)
 $(foreach table,$(TABLES),$(eval reproduce-$(table): $(if $(RENDERED),worlds-$(table),setup)))
 # A failed cell (exit 1) still gets its table, which says so; anything to fix (exit 2) stops here.
@@ -92,7 +94,7 @@ compare: WORKERS = 5# one per seed, on two cores too: two would leave a core idl
 compare: $(if $(and $(RENDERED),$(filter $(strip $(TABLE)),$(TABLES))),worlds-$(strip $(TABLE)),$(PREPARED))  ## check METHOD=my_method.py:MyMethod, train it, say what differs from the baselines by more than noise
 	@$(BENCH) compare '$(strip $(METHOD))' --table $(strip $(TABLE)) --profile $(strip $(PROFILE)) --placement $(strip $(PLACEMENT)) \
 	--recipe $(strip $(RECIPE)) $(ROOT_FLAG) $(if $(strip $(SEEDS)),--seeds $(strip $(SEEDS))) \
-	--workers $(strip $(WORKERS)) --device $(strip $(DEVICE)) --out '$(OUT)/runs' --write '$(OUT)/tables' $(if $(strip $(REPLACE)),--replace)
+	$(if $(strip $(RATE)),--set recipe.backbone_lr=$(strip $(RATE))) --workers $(strip $(WORKERS)) --device $(strip $(DEVICE)) --out '$(OUT)/runs' --write '$(OUT)/tables' $(if $(strip $(REPLACE)),--replace)
 
 report: $(PREPARED)  ## write every table, chart and picture of PROFILE as one HTML page, OUT/tables/report.html; RECORDS= for others
 	$(BENCH) report --profile $(strip $(PROFILE)) --recipe $(strip $(RECIPE)) $(ROOT_FLAG) \

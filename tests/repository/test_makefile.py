@@ -44,6 +44,7 @@ def test_every_folder_that_is_written_lies_below_out(out: str, folder: str) -> N
         (["reproduce-table3"], ["table3a", "table3b", "table3c", "table3d"]),
         (["reproduce-table1", "reproduce-table2"], ["table1", "table2"]),
         (["compare", "METHOD=lora", "TABLE=table2"], ["table2"]),
+        (["reproduce-table1", "PROFILE=mini_m2f"], ["table1"]),
         (["reproduce-table3c", "PROFILE=paper", "DATA_ROOT=/data"], []),
     ],
 )
@@ -54,6 +55,14 @@ def test_a_target_renders_what_its_tables_read(target: list[str], tables: list[s
     assert [line.split() for line in lines] == [
         f"benchmarks mini render --root data/mini --table {table}".split() for table in tables
     ]
+
+
+def test_compare_takes_the_rate_that_tune_found() -> None:
+    for given, wanted in (["RATE=3e-3"], ["recipe.backbone_lr=3e-3"]), ([], []):
+        command = ["make", "-n", "-o", ".venv/.ready", "compare", "METHOD=lora", *given]
+        text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        (line,) = re.findall(r"benchmarks compare.*", text)
+        assert re.findall(r"--set (\S+)", line) == wanted
 
 
 def test_every_part_of_table_3_is_printed_whatever_the_others_lack(tmp_path: Path) -> None:
