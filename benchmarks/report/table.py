@@ -274,7 +274,7 @@ class Table:
 
     Attributes:
         headings: column key -> heading, in order.
-        others: placements that have records and no block here.
+        others: placements that have records, enough for a table, and no block here.
         places: digest -> where its record lies, as far as that is known.
     """
 
@@ -370,6 +370,8 @@ def build(
         for rule in rules:
             blocks.append(_block(view, rule, (name, start), here, there))
     shown = [r for r in records if r.seed in seeds and r.label in labels]
+    others = {r.placement for r in records} & {*protocol.placements} - {*shown_in}
+    recorded = {name: {r.label for r in records if r.placement == name} for name in others}
     left_out = len(records) - len(shown)
     return Table(
         name=spec.name,
@@ -386,7 +388,7 @@ def build(
         spec=spec,
         protocol=protocol,
         seeds=tuple(seeds),
-        others=tuple(sorted({r.placement for r in records} & {*protocol.placements} - {*shown_in})),
+        others=tuple(sorted(k for k, own in recorded.items() if _enough(own, labels, reference))),
         places=places or {},
     )
 
@@ -509,8 +511,22 @@ def one_placement(table: Table) -> Table:
     kept = table.protocol.default_placement
     kept = kept if kept in held or not held else held[0]
     blocks = tuple(block for block in table.blocks if block.released or block.placement == kept)
-    others = dict.fromkeys([*table.others, *(name for name in held if name != kept)])
+    others = dict.fromkeys(table.others)
+    for block in table.blocks:
+        own = {row.label for row in block.rows if row.records}
+        labels = [row.label for row in block.rows]
+        new = not block.released and block.placement != kept
+        if new and _enough(own, labels, table.reference):
+            others[block.placement] = None
     return replace(table, blocks=blocks, others=tuple(others))
+
+
+def _enough(recorded: Collection[str], shown: Sequence[str], reference: str) -> bool:
+    """Whether the rows that a placement has records of can be compared.
+
+    A single one of another table, such as Table 4's, cannot.
+    """
+    return reference in recorded or 2 * len({*recorded} & {*shown}) >= len(shown)
 
 
 def _of_factors(

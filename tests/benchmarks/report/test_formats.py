@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +15,7 @@ from paths import ROOT
 from toy_records import build, toy_protocol, toy_record, toy_records
 
 from benchmarks.errors import UserError
-from benchmarks.record import Evaluation, Parameters, Score
+from benchmarks.record import Evaluation, Parameters, Record, Score
 from benchmarks.report import table as tables
 from benchmarks.report.costs import load
 from benchmarks.report.costs import render as costs
@@ -104,11 +104,20 @@ def test_columns_are_those_that_are_asked_for(tmp_path: Path) -> None:
         render(table, "md", Layout(columns=("vrdict",)))
 
 
+def default_alone(folder: Path, records: Sequence[Record]) -> Table:
+    return build(folder, records, placements=("all",))
+
+
 def test_text_names_the_placement_that_it_does_not_show(tmp_path: Path) -> None:
-    late = toy_record("lora", 0, placement="last-two-thirds")
-    both = build(tmp_path, [*toy_records(), late])
-    words = " ".join(render(one_placement(both), "text").split())
-    assert "Recorded too: placement last-two-thirds (--placement both)" in words
+    late, base, other = (
+        toy_record(label, 0, placement="last-two-thirds") for label in ("lora", "freeze", "soma")
+    )
+    # The reference row, or two rows of four; a single other one is no table.
+    for more, named in (([late], False), ([late, other], True), ([base], True)):
+        records = [*toy_records(), *more]
+        for table in (one_placement(build(tmp_path, records)), default_alone(tmp_path, records)):
+            words = " ".join(render(table, "text").split())
+            assert ("Recorded too: placement last-two-thirds (--placement both)" in words) == named
     only = one_placement(build(tmp_path, [late]))
     assert [block.placement for block in only.blocks] == ["last-two-thirds"]
 
