@@ -132,7 +132,11 @@ def render(costs: Costs, form: str) -> str:
         below = "\n".join(f"- {line}" for line in notes(costs))
         return f"# {title}\n\n{body}\n\n{below}\n"
     unit = "start-up in s, adapter, kept (with gradients and optimizer) in MiB"
-    return f"{title}\n{body}\n{unit}; {_machine(costs)}\n"
+    ratios = (
+        "step: over a frozen backbone that passes the gradient on (freeze: no backward)\n"
+        "eval, folded: over the plain backbone"
+    )
+    return f"{title}\n{body}\n{unit}\n{ratios}\n{_machine(costs)}\n"
 
 
 def notes(costs: Costs) -> list[str]:

@@ -57,6 +57,9 @@ def test_formats(costs: Costs, tmp_path: Path, capsys: pytest.CaptureFixture[str
         f"table5.mini.{e}" for e in ("md", "csv", "tex", "json")
     ]
     assert report.load(tmp_path, "mini") == costs
+    words = report.render(costs, "text")
+    assert "step: over a frozen backbone that passes the gradient on" in words
+    assert "eval, folded: over the plain backbone" in words
     read = ["bench", "costs", "--read", str(tmp_path)]
     assert main(read) == 0
     text = capsys.readouterr().out
