@@ -363,7 +363,7 @@ def methods() -> Kinds:
 
 def records() -> Kinds:
     """Edited, copied and foreign records, in a folder of records and by themselves."""
-    belongs = Path("mini_gtav/last-two-thirds/soma/seed0.json")
+    belongs = Path("mini_gtav/last-two-thirds/soma/seed5.json")
     plain = json.loads((REFERENCE / belongs).read_text())
     edits: dict[str, Callable[[dict[str, Any]], object]] = {
         "score": lambda r: r["evaluations"][-1]["domains"]["cityscapes"]["metrics"].update(
@@ -405,26 +405,26 @@ def records() -> Kinds:
             (folder / belongs).with_suffix(".npz").write_bytes(matrices.read_bytes())
             return command(["table", "table1", "--records", str(folder)])
 
-        yield Kind(f"record: {name}", given, (("seed0.json",),))
+        yield Kind(f"record: {name}", given, (("seed5.json",),))
         if name in ("empty", "cut off", "list", "no cell", "deep", "kind"):
             for words in ("export FILE DIR/o --to peft", "pictures FILE", "verify FILE --root DIR"):
 
                 def alone(folder: Path, words: str = words, content: bytes = content) -> int:
-                    path = Path(tempfile.mkdtemp()) / "seed0.json"
+                    path = Path(tempfile.mkdtemp()) / "seed5.json"
                     path.write_bytes(content)
                     return commands(words.replace("FILE", str(path)))(folder)
 
-                yield Kind(f"record: {name}, {words.split()[0]}", alone, (("seed0.json",),))
-    yield Kind("record: copied", lambda _: _copied(belongs), (("seed9.json",), ("seed0.json",)))
+                yield Kind(f"record: {name}, {words.split()[0]}", alone, (("seed5.json",),))
+    yield Kind("record: copied", lambda _: _copied(belongs), (("seed9.json",), ("seed5.json",)))
     for name, data in (("damaged", b"no matrices"), ("empty", b"")):
         yield Kind(
-            f"matrices: {name}", lambda _, data=data: _copied(belongs, data), (("seed0.npz",),)
+            f"matrices: {name}", lambda _, data=data: _copied(belongs, data), (("seed5.npz",),)
         )
     for name, data in (("damaged", b"x" * 99), ("empty", b""), ("absent", None)):
         yield Kind(
             f"adapter: {name}",
             lambda folder, data=data: _adapter(belongs, data, folder),
-            (("seed0.safetensors",),),
+            (("seed5.safetensors",),),
         )
 
 
@@ -444,7 +444,7 @@ def _copied(belongs: Path, matrices: bytes | None = None) -> int:
 
 
 def _adapter(belongs: Path, weights: bytes | None, out: Path) -> int:
-    path = Path(tempfile.mkdtemp()) / "seed0.json"
+    path = Path(tempfile.mkdtemp()) / "seed5.json"
     path.write_bytes((REFERENCE / belongs).read_bytes())
     if weights is not None:
         path.with_suffix(".safetensors").write_bytes(weights)
