@@ -60,7 +60,7 @@ COMMANDS = {
         "list": (list_, "methods"),
     },
     "Train": {
-        "run": (run, "mini_gtav soma --seed 0 --set method.rank=4"),
+        "run": (run, "mini_gtav soma --seed 5 --set method.rank=4"),
         "sweep": (sweep, "table1 --methods freeze,soma --workers 2"),
         "status": (status, "table1 --watch"),
         "collect": (collect, "node1/runs node2/runs --out results/runs"),
@@ -74,8 +74,8 @@ COMMANDS = {
     "Data and files": {
         "download": (download, "--dataset cityscapes --root /data"),
         "import": (import_, "soma.pth --protocol soma_gtav --data-root /data"),
-        "export": (export, "results/runs/mini_gtav/all/soma/seed0.json adapter --to peft"),
-        "pictures": (pictures, "soma/seed0.json full/seed0.json --out pictures"),
+        "export": (export, "results/runs/mini_gtav/all/soma/seed5.json adapter --to peft"),
+        "pictures": (pictures, "soma/seed5.json full/seed5.json --out pictures"),
     },
 }
 

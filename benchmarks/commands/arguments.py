@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 
 
 RUNS, REFERENCE = Path("results/runs"), REPOSITORY / "results" / "reference"
-Seeds = Annotated[str, typer.Option(help="Such as 0,1,2; default: the protocol's.")]
+Seeds = Annotated[str, typer.Option(help="Such as 5,6,7; default: the protocol's.")]
 Methods = Annotated[
     str, typer.Option(help="Such as soma,lora, or factors of Table 4; default: the table's.")
 ]
 Profile = Annotated[str, typer.Option(help="Which protocol of the table: mini, smoke, ...")]
 PlacementName = Annotated[str, typer.Option(help="Adapted blocks: default, both, or a name.")]
-Mode = Annotated[str, typer.Option("--recipe", help="Recipe mode of the protocol.")]
+Mode = Annotated[
+    str, typer.Option("--recipe", help="Its mode: controlled, as-published, equal-budget.")
+]
 Settings = Annotated[
     list[str],
     typer.Option(

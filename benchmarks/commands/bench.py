@@ -38,7 +38,7 @@ def startup(
 
 @bench.command()
 def costs(
-    profile: Annotated[str, typer.Option(help="mini, or paper: a block of ViT-L.")] = "mini",
+    profile: Annotated[str, typer.Option(help="mini; vit-s; paper: a block of ViT-L.")] = "mini",
     methods: Annotated[str, typer.Option(help="Rows such as soma,hf:LoRA; default: all.")] = "",
     rounds: Annotated[int, typer.Option(min=1, help="Of which the median counts.")] = 15,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",

@@ -10,7 +10,7 @@ COLOURS = {"pass": "green", "fail": "bold red", "n/a": "yellow"}
 
 
 def check(
-    method: Annotated[str, typer.Argument(help="A name, path/to/file.py:Class or hf:Name.")],
+    method: Annotated[str, typer.Argument(help="A name, path/to/file.py:Class or hf:NAME.")],
     settings: Annotated[
         list[str], typer.Option("--set", help="method.FIELD=VALUE; repeatable.")
     ] = [],  # noqa: B006 - typer copies it

@@ -25,7 +25,7 @@ from benchmarks.commands.table import Format, Notes, Write, check_format, writte
 
 
 def compare(
-    method: Annotated[str, typer.Argument(help="A name, path/to/file.py:Class or hf:Name.")],
+    method: Annotated[str, typer.Argument(help="A name, path/to/file.py:Class or hf:NAME.")],
     table: Annotated[str, typer.Option(help="The table whose rows are the baselines.")] = "table1",
     profile: Profile = "mini",
     seeds: Seeds = "",

@@ -48,7 +48,7 @@ def run(
     retry_failed: Retry = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Train and score one cell: METHOD is a name or path/to/file.py:Class.
+    """Train and score one cell: METHOD is a name, path/to/file.py:Class or hf:NAME.
 
     Where --set has several values, one cell of each. With --dry-run only say what it would take and
     what is missing: needs no data, writes nothing.

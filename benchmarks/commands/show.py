@@ -125,6 +125,7 @@ def _record(path: Path, record: Record | Imported) -> list[str]:
         row = f"{record.label} seed {record.seed}, placement {record.placement}"
         lines = [f"{row}, {record.recipe}, of {of}"]
         lines.append(f"status   {record.status}{f': {record.reason}' if record.reason else ''}")
+        lines.append(f"recipe   {json.dumps(record.cell.get('recipe', {}))}")
     lines += [
         f"digest   {record.digest}",
         f"made     {made.date or 'no date'} at commit {made.commit or 'unknown'}"

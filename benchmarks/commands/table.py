@@ -46,7 +46,9 @@ def table(
     paths: Annotated[bool, typer.Option("--paths", help="The records behind each row.")] = False,
     selection: Annotated[str, typer.Option(help="last, source-val, target-oracle.")] = "",
     reference: Annotated[str, typer.Option(help="Row that differences are taken to.")] = "",
-    placement: Annotated[str, typer.Option(help="default, both, a name; all recorded.")] = "",
+    placement: Annotated[
+        str, typer.Option(help="default, both, a name; without it files have all.")
+    ] = "",
     seeds: Seeds = "",
     methods: Methods = "",
     per_class: Annotated[str, typer.Option(help="Scores per class instead, of a domain.")] = "",
