@@ -2,7 +2,7 @@
 
 Needs Detectron2. Cells that have a record in the folder are not run again:
 
-    python scripts/compare_engines.py results/runs/engines [--methods freeze,lora] [--seeds 0,1,2]
+    python scripts/compare_engines.py results/runs/engines [--methods freeze,lora] [--seeds 5,6,7]
 """
 
 import sys

@@ -254,12 +254,14 @@ def test_a_record_shows_its_own_names_of_classes_and_images(
     made = toy_record(
         "lora", 0, classes=["road", "sky"], evaluations=[evaluation(20, 1.0, 2.0, 3.0)]
     )
+    made = made.model_copy(update={"cell": made.cell | {"recipe": {"backbone_lr": 0.003}}})
     made.write(path)
     matrices = np.array([[[8, 2], [0, 10]], [[1, 0], [3, 0]]])
     np.savez(path.with_suffix(".npz"), cityscapes=matrices, **{"cityscapes.names": ["a b", "c"]})
     assert main(["show", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.split() == ["road", "1.0", "2.0", "3.0"] for line in lines)
+    assert 'recipe   {"backbone_lr": 0.003}' in lines
     assert main(["show", str(path), "--images", "cityscapes"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     # c: 1 pixel of road right of 4 predicted or true, none of 3 of sky; a b: 8 of 10, 10 of 12.
