@@ -322,9 +322,11 @@ def _seeds(points: Points, blocks: Sequence[str]) -> Chart | None:
     if not points:
         return None
     block = _select("seed_block", _BLOCK, [p["block"] for p in points], blocks[0])
-    columns = [p["column"] for p in points]
+    columns = [name for p in points for name in p["column"]]
     column = _select("seed_column", "column", columns, "Avg")
     spec = _spec(points, {"step": 18}, [("block", block), ("column", column)])
+    # Unfolded by the reader's machine, before a column is picked: record and digest stand once.
+    spec["transform"].insert(0, {"flatten": ["column", "score"]})
     spec["mark"] = {"type": "point", "size": 50, "color": COLOURS["within"], "strokeWidth": 1.5}
     spec["encoding"] = {
         "y": {**_BY_NAME, "sort": {"field": "score", "op": "mean", "order": "descending"}},

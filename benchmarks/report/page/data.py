@@ -169,7 +169,7 @@ def differences(section: Section) -> Points:
 
 
 def seeds(section: Section, places: Mapping[str, str]) -> Points:
-    """Every seed of every row in every column, with what leads to its record."""
+    """Every seed of every row, its columns and scores as lists, with what leads to its record."""
     table, points = section.table, []
     records = {
         (block.name, row.label, record.seed): record
@@ -179,24 +179,24 @@ def seeds(section: Section, places: Mapping[str, str]) -> Points:
     }
     for block in table.blocks:
         for label, columns in block.values.items():
-            for key, values in columns.items():
-                for seed, value in values.items():
-                    record = records.get((block.name, label, seed))
-                    digest = record.digest if record else ""
-                    commit = record.environment.commit if record else None
-                    points.append(
-                        {
-                            "block": block.name,
-                            "method": label,
-                            "column": table.headings[key],
-                            "seed": seed,
-                            # Three digits: one is shown, and there are thousands of points.
-                            "score": round(value, 3),
-                            "record": places.get(digest, str(record.path) if record else ""),
-                            "digest": digest[:12],
-                            "commit": (commit or "")[:12],
-                        }
-                    )
+            for seed in sorted({seed for values in columns.values() for seed in values}):
+                record = records.get((block.name, label, seed))
+                digest = record.digest if record else ""
+                commit = record.environment.commit if record else None
+                scored = {key: values[seed] for key, values in columns.items() if seed in values}
+                points.append(
+                    {
+                        "block": block.name,
+                        "method": label,
+                        "column": [table.headings[key] for key in scored],
+                        "seed": seed,
+                        # Three digits: one is shown, and there are thousands of scores.
+                        "score": [round(value, 3) for value in scored.values()],
+                        "record": places.get(digest, str(record.path) if record else ""),
+                        "digest": digest[:12],
+                        "commit": (commit or "")[:12],
+                    }
+                )
     return points
 
 
