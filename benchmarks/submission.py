@@ -21,9 +21,8 @@ from benchmarks.tasks import load_protocol
 from benchmarks.yaml_files import differences
 
 RECORDS = "records"  # folder of a submission
-RATE = (
-    "backbone_lr"  # what `tune` chooses, and the one key of a recipe that a submission may change
-)
+# What `tune` chooses, and the one key of a recipe that a submission may change.
+RATE = "backbone_lr"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -111,6 +112,10 @@ def _yaml(value: Any) -> str:
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=78)
 
 
+def _wrapped(line: str) -> list[str]:
+    return textwrap.wrap(line, 80, subsequent_indent=" " * 9, break_on_hyphens=False)
+
+
 def _record(path: Path, record: Record | Imported) -> list[str]:
     from benchmarks.record import Imported
     from benchmarks.report.formats import grid
@@ -125,13 +130,15 @@ def _record(path: Path, record: Record | Imported) -> list[str]:
         row = f"{record.label} seed {record.seed}, placement {record.placement}"
         lines = [f"{row}, {record.recipe}, of {of}"]
         lines.append(f"status   {record.status}{f': {record.reason}' if record.reason else ''}")
-        lines.append(f"recipe   {json.dumps(record.cell.get('recipe', {}))}")
+        lines += _wrapped(f"recipe   {json.dumps(record.cell.get('recipe', {}))}")
     lines += [
         f"digest   {record.digest}",
         f"made     {made.date or 'no date'} at commit {made.commit or 'unknown'}"
         f"{', with uncommitted changes' if made.dirty else ''}",
         f"on       {made.gpu or made.cpu}, {made.threads or '?'} thread(s), python {made.python}",
-        f"method   {record.method} {json.dumps(record.cell['method'].get('fields', {}))}",
+        *_wrapped(
+            f"method   {record.method} {json.dumps(record.cell['method'].get('fields', {}))}"
+        ),
     ]
     if record.parameters:
         counts = record.parameters
