@@ -389,6 +389,7 @@ def _curves(points: Points, blocks: Sequence[str], reference: str) -> Chart | No
     what = _select("curve_what", "what", [p["what"] for p in points])
     own = _select("curve_method", "highlighted", [p["method"] for p in points], reference)
     spec = _spec(points, 280, [("block", block), ("what", what), ("", own)])
+    spec["transform"].append({"flatten": ["iteration", "value"]})
     test = f"datum.method == {own['name']}" if own else "true"
     spec["mark"] = {"type": "line", "clip": True}
     spec["encoding"] = {

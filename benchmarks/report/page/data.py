@@ -351,22 +351,30 @@ def confusions(section: Section, places: Mapping[str, Path]) -> Points:
 def curves(section: Section, places: Mapping[str, Path]) -> Points:
     """Loss of one seed over the steps: the means of its log where that is kept, else single steps.
 
-    Scores on the way too, where the protocol evaluates before the end.
+    Scores on the way too, where the protocol evaluates before the end. A line is one object, its
+    steps and values lists: one per step would weigh more than the pictures of the page.
     """
     points: Points = []
     for name, row in section.lines:
         done = [record for record in row.records if record.losses]
         # One seed: three curves of a row hide each other.
         for record in done[:1]:
-            own = {"block": name, "method": row.label}
-            for iteration, loss in _losses(record, places.get(record.digest)):
-                points.append({**own, "what": "loss", "iteration": iteration, "value": loss})
-            for evaluation in record.evaluations if len(record.evaluations) > 1 else []:
-                for score in evaluation.domains.values():
-                    value = score.metrics.get(section.spec.metric)
-                    if score.role == "validation" and isinstance(value, float):
-                        at = {"iteration": evaluation.iteration, "value": value}
-                        points.append({**own, "what": "score on held-out source", **at})
+            scores = [
+                (evaluation.iteration, value)
+                for evaluation in (record.evaluations if len(record.evaluations) > 1 else [])
+                for score in evaluation.domains.values()
+                if score.role == "validation"
+                and isinstance(value := score.metrics.get(section.spec.metric), float)
+            ]
+            lines = {
+                "loss": _losses(record, places.get(record.digest)),
+                "score on held-out source": scores,
+            }
+            for what, line in lines.items():
+                if line:
+                    steps, values = zip(*line, strict=True)
+                    own = {"block": name, "method": row.label, "what": what}
+                    points.append({**own, "iteration": steps, "value": values})
     return points
 
 

@@ -252,7 +252,8 @@ def _indexed(classes: np.ndarray) -> str:
 
 def _jpeg(image: np.ndarray) -> str:
     file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=80)
+    # Enough to see what is there; at 80 the streets alone would be a sixth of the page.
+    Image.fromarray(image).save(file, "JPEG", quality=60, optimize=True)
     return _address(file, "jpeg")
 
 
