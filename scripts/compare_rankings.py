@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.errors import UserError
 from benchmarks.report.records import read_records
-from benchmarks.report.statistics import kendall
+from benchmarks.report.statistics import discrimination, kendall
 from benchmarks.tasks import PROTOCOLS
 
 
@@ -41,12 +41,6 @@ def unseen(folder: Path, placement: str) -> dict[str, dict[int, float]]:
     return values
 
 
-def by_seed(values: dict[str, dict[int, float]], rows: list[str]) -> list[dict[str, float]]:
-    """Per seed, row -> value."""
-    seeds = sorted({seed for row in rows for seed in values[row]})
-    return [{row: values[row][seed] for row in rows if seed in values[row]} for seed in seeds]
-
-
 def main() -> None:
     """Print the two columns and the taus."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -63,8 +57,8 @@ def main() -> None:
     tau, _ = kendall(means)
     print(f"tau over {len(rows)} rows: {_text(tau)}")
     for name, values in zip(names, (first, second), strict=True):
-        tau, pairs = kendall(by_seed(values, rows))
-        print(f"between single seeds of {name}: {_text(tau)} ({pairs} pairs)")
+        if own := discrimination({row: values[row] for row in rows}):
+            print(f"between single seeds of {name}: {_text(own.tau)} ({own.pairs} pairs)")
 
 
 def _text(tau: float | None) -> str:
