@@ -36,6 +36,8 @@ Range = Annotated[tuple[Positive, Positive], AfterValidator(_rises)]
 
 
 def _in_order(blocks: tuple[int, ...]) -> tuple[int, ...]:
+    if not blocks:
+        raise ValueError("[]: list at least one block")
     # A backbone returns its blocks in their own order, each once, whatever order is asked for.
     if any(block >= following for block, following in itertools.pairwise(blocks)):
         raise ValueError(f"{list(blocks)}: list the blocks in rising order, each once")

@@ -297,6 +297,9 @@ METHODS = {
 def protocols() -> Kinds:
     """Values and texts of protocol files; `--dry-run` needs no data, so only the file can fail."""
     plain = load_protocol("smoke_gtav").model_dump(mode="json", exclude_unset=True)
+    # The head with fields to get wrong: the smoke protocol's own has none.
+    m2f = load_protocol("mini_gtav_m2f").model_dump(mode="json", exclude_unset=True)
+    plain["head"] = m2f["head"]
     plain["name"] = "case"
     weights = Path(load_protocol("smoke_gtav").backbone.weights)
     plain["backbone"]["weights"] = str(ROOT / "benchmarks" / weights)

@@ -155,11 +155,12 @@ ORDER = "list the blocks in rising order, each once"
         ("mini_gtav", {"backbone": {"features": [8, 6, 4, 2]}}, f"[8, 6, 4, 2]: {ORDER}"),
         ("mini_gtav", {"backbone": {"features": [2, 4, 4, 8]}}, f"[2, 4, 4, 8]: {ORDER}"),
         ("mini_sdgod", {"backbone": {"features": [8, 8]}}, f"[8, 8]: {ORDER}"),
+        ("mini_gtav", {"backbone": {"features": []}}, "[]: list at least one block"),
         ("soma_gtav", {"head": {"scales": [0.25, 0.5, 1.0, 2.0]}}, "list them fine to coarse"),
         ("mini_sdgod", {"head": {"pyramid": {"scales": [0.5, 1.0, 2.0]}}}, "half of the one"),
     ],
 )
-def test_list_whose_order_would_not_be_kept_is_refused(
+def test_list_that_is_empty_or_whose_order_would_not_be_kept_is_refused(
     tmp_path: Path, base: str, changes: dict, expected: str
 ) -> None:
     path = tmp_path / "mine.yaml"
