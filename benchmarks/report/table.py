@@ -306,6 +306,7 @@ class Request:
 
     Attributes:
         placements: None is the default one and every other that has records.
+        seeds: None is those of the protocol, and further ones that every row has.
         selections: rules; target-oracle brings the protocol's own rule with it.
         pairs: judge every row against every other, too.
     """
@@ -353,7 +354,9 @@ def build(
     if request.methods is None:
         # Rows of methods that the table does not name are shown too.
         labels += sorted({record.label for record in records} - set(labels))
-    seeds = request.seeds or protocol.seeds
+    shown_in = _placements(request.placements, protocol, records)
+    drawn = [r for r in records if r.placement in shown_in and r.label in labels]
+    seeds = request.seeds or _seeds(protocol, drawn)
     extras = [domain.domain for domain in protocol.extra]
     reference = request.reference or spec.reference
     view = _View(spec, published, labels, seeds, reference, extras, request.pairs)
@@ -361,7 +364,7 @@ def build(
     rules = _rules(request.selections, protocol)
     own = [protocol.changes_for(label, request.mode).fields for label in labels]
     same = not any("start_block" in fields for fields in own)
-    blocks, shown_in = [], _placements(request.placements, protocol, records)
+    blocks = []
     for name in shown_in:
         start = protocol.placement(name)["start_block"] if same else None
         here = [r for r in records if r.placement == name and r.seed in seeds]
@@ -547,7 +550,8 @@ def _of_factors(
         keyed = [(names.get((record.placement, record.label)), record) for record in those]
         return [record.model_copy(update={"label": name}) for name, record in keyed if name]
 
-    seeds, held = request.seeds or protocol.seeds, renamed(records)
+    held = renamed(records)
+    seeds = request.seeds or _seeds(protocol, held)
     reference = request.reference or first.label
     if reference not in names.values():
         raise UserError(f"{spec.name}: no row {reference!r}{closest(reference, names.values())}")
@@ -721,6 +725,18 @@ def _placements(
         return list(asked)
     present = {protocol.default_placement, *(record.placement for record in records)}
     return [name for name in protocol.placements if name in present]
+
+
+def _seeds(protocol: Protocol, records: Sequence[Record]) -> tuple[int, ...]:
+    """Those of the protocol, and what every row that has records has besides.
+
+    A further seed of some rows alone would make means of different seeds stand side by side.
+    """
+    rows: dict[tuple[str, str], set[int]] = {}
+    for record in records:
+        rows.setdefault((record.placement, record.label), set()).add(record.seed)
+    shared = set.intersection(*rows.values()) if rows else set()
+    return (*protocol.seeds, *sorted(shared - set(protocol.seeds)))
 
 
 def _rules(asked: tuple[str, ...], protocol: Protocol) -> tuple[str, ...]:

@@ -160,6 +160,22 @@ def test_records_that_are_not_shown_are_counted(tmp_path: Path) -> None:
     assert any(note.startswith("8 other records") for note in table.notes)
 
 
+def test_a_further_seed_counts_once_every_row_has_it(tmp_path: Path) -> None:
+    more = [
+        toy_record(label, 7, evaluations=[evaluation(20, 42.0, 28.9, 26.4)])
+        for label in dict.fromkeys(r.label for r in toy_records())
+    ]
+    table = build(tmp_path, [*toy_records(), *more])
+    assert table.seeds == (0, 1, 2, 7)
+    assert row(table, "full").scores["avg"].n == 4
+    of_one_row = build(tmp_path, [*toy_records(), *more[:-1]])
+    assert of_one_row.seeds == (0, 1, 2)
+    assert any(note.startswith("3 other records") for note in of_one_row.notes)
+    # A second placement with the protocol's seeds alone keeps both blocks to them.
+    late = toy_record("lora", 0, placement="last-two-thirds")
+    assert build(tmp_path, [*toy_records(), *more, late]).seeds == (0, 1, 2)
+
+
 def test_notes_list_what_differs_between_rows(tmp_path: Path) -> None:
     cell = toy_record("lora", 0).cell
     note = next(n for n in build(tmp_path).notes if n.startswith("recipe mode: controlled"))
