@@ -1,7 +1,8 @@
 """Choosing learning rate and weight decay of methods on held-out source data, on one grid for all.
 
-Every method gets the same trials, with seeds that no table uses and the default placement, under
-its protocol without the domains that are tested on: those are neither read nor scored.
+Every method gets the same trials, with seeds that no table uses and all blocks adapted, under its
+protocol without the domains that are tested on: those are neither read nor scored. A placement that
+adapts fewer blocks takes the rates that are chosen so.
 """
 
 from collections.abc import Sequence
@@ -65,6 +66,7 @@ def cells(
         raise UserError(f"--seeds {seed}: a seed of the tables; choose another for the trials")
     own = held_out.recipe_for(method, "controlled").weight_decay
     made = make_cell(held_out, method, seed=0).make_method()
+    placement = min(held_out.placements, key=held_out.placements.__getitem__)
     # Of a frozen backbone every rate is the same run.
     changes = [{"backbone_lr": rate} for rate in rates] if _adapts(made) else [{}]
     # What the protocol says anyway is no change, so that it is one cell however it is asked for.
@@ -73,6 +75,7 @@ def cells(
             held_out,
             method,
             seed=seed,
+            placement=placement,
             changes={"recipe": change if decay == own else change | {"weight_decay": decay}},
         )
         for change in changes
