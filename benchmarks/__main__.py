@@ -54,7 +54,7 @@ from benchmarks.methods import code_of
 COMMANDS = {
     "See results": {
         "table": (table, "table1 --columns avg,difference,verdict"),
-        "show": (show, "results/reference/mini_gtav/all/soma/seed5.json"),
+        "show": (show, "results/reference/mini_gtav/last-two-thirds/soma/seed5.json"),
         "report": (report, "--records results/reference --records results/runs"),
         "compare": (compare, "path/to/my_method.py:MyMethod --table table1"),
         "list": (list_, "methods"),
@@ -74,7 +74,7 @@ COMMANDS = {
     "Data and files": {
         "download": (download, "--dataset cityscapes --root /data"),
         "import": (import_, "soma.pth --protocol soma_gtav --data-root /data"),
-        "export": (export, "results/runs/mini_gtav/all/soma/seed5.json adapter --to peft"),
+        "export": (export, "results/runs/mini_gtav/last-two-thirds/soma/seed5.json adapter --to peft"),
         "pictures": (pictures, "soma/seed5.json full/seed5.json --out pictures"),
     },
 }
