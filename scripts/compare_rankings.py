@@ -1,6 +1,6 @@
 """Do methods rank alike under another backbone or head? Kendall's tau between two sets of records.
 
-python scripts/compare_rankings.py FIRST SECOND [--placement all]
+python scripts/compare_rankings.py FIRST SECOND [--placement last-two-thirds]
 
 FIRST and SECOND are folders of a protocol's records, such as results/reference/mini_gtav and
 results/runs/mini_gtav_m2f. Prints the unseen average of every row that both have, each the mean
@@ -44,13 +44,15 @@ def unseen(folder: Path, placement: str) -> dict[str, dict[int, float]]:
 def main() -> None:
     """Print the two columns and the taus."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folders", type=Path, nargs=2, metavar=("FIRST", "SECOND"))
-    parser.add_argument("--placement", default="all")
+    for name in ("first", "second"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--placement", default="last-two-thirds")
     args = parser.parse_args()
-    first, second = (unseen(folder, args.placement) for folder in args.folders)
+    folders = args.first, args.second
+    first, second = (unseen(folder, args.placement) for folder in folders)
     rows = sorted(set(first) & set(second), key=lambda row: -fmean(first[row].values()))
     means = [{row: fmean(values[row].values()) for row in rows} for values in (first, second)]
-    names = [folder.name for folder in args.folders]
+    names = [folder.name for folder in folders]
     print(
         tabulate([[row, *(m[row] for m in means)] for row in rows], ["row", *names], floatfmt=".1f")
     )

@@ -10,7 +10,7 @@ from toy_records import evaluation, toy_record, write_toy_records
 
 def compare(*folders: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, ROOT / "scripts/compare_rankings.py", *folders],
+        [sys.executable, ROOT / "scripts/compare_rankings.py", *folders, "--placement", "all"],
         capture_output=True,
         text=True,
         check=False,

@@ -27,7 +27,7 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Cell:
     (name,) = re.findall(r"This one, `(\w+\.py)`", TEXT)
     file = tmp_path_factory.mktemp("elsewhere") / name
     file.write_text(code)
-    return make_cell(protocol(), f"{file}:MyMethod", seed=0, data={"gtav": "f00d"})
+    return make_cell(protocol(), f"{file}:MyMethod", seed=0, placement="all", data={"gtav": "f00d"})
 
 
 @pytest.mark.parametrize("kind", KINDS)
