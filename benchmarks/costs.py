@@ -146,7 +146,9 @@ def _named(protocol: Protocol) -> str:
 
 def _methods(protocol: Protocol, *, defaults: bool) -> dict[str, Method]:
     """Row -> method with the fields that the protocol sets, or that it has by default."""
-    methods = {row: make_cell(protocol, row, seed=0).make_method() for row in METHODS}
+    methods = {
+        row: make_cell(protocol, row, seed=0, placement="all").make_method() for row in METHODS
+    }
     if defaults:
         start = {"start_block": next(iter(methods.values())).start_block}
         methods = {row: make_method(row, start) for row in METHODS}
