@@ -66,6 +66,7 @@ def cells(
         raise UserError(f"--seeds {seed}: a seed of the tables; choose another for the trials")
     own = held_out.recipe_for(method, "controlled").weight_decay
     made = make_cell(held_out, method, seed=0).make_method()
+    # The one that begins first: all blocks.
     placement = min(held_out.placements, key=held_out.placements.__getitem__)
     # Of a frozen backbone every rate is the same run.
     changes = [{"backbone_lr": rate} for rate in rates] if _adapts(made) else [{}]
