@@ -74,7 +74,7 @@ COMMANDS = {
     "Data and files": {
         "download": (download, "--dataset cityscapes --root /data"),
         "import": (import_, "soma.pth --protocol soma_gtav --data-root /data"),
-        "export": (export, "results/runs/mini_gtav/last-two-thirds/soma/seed5.json adapter --to peft"),
+        "export": (export, "soma/seed5.json adapter --to peft"),
         "pictures": (pictures, "soma/seed5.json full/seed5.json --out pictures"),
     },
 }
