@@ -21,6 +21,7 @@ validation:
 source:
   - {{domain: gtav, card: gtav, split: train, holdout: 2}}
 seeds: [0, 1]
+default_placement: all
 """
 TABLE = """
 name: tiny_table
