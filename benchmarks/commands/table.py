@@ -49,7 +49,9 @@ def table(
     placement: Annotated[
         str, typer.Option(help="default, both, a name; without it files have all.")
     ] = "",
-    seeds: Seeds = "",
+    seeds: Annotated[
+        str, typer.Option(help="Such as 5,6,7; default: the protocol's, and what all rows have.")
+    ] = "",
     methods: Methods = "",
     per_class: Annotated[str, typer.Option(help="Scores per class instead, of a domain.")] = "",
     pairs: Annotated[bool, typer.Option("--pairs", help="Say who differs from whom.")] = False,

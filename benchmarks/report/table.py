@@ -306,7 +306,8 @@ class Request:
 
     Attributes:
         placements: None is the default one and every other that has records.
-        seeds: None is those of the protocol, and further ones that every row has.
+        seeds: None is those of the protocol, and further ones that every row has in every one of
+            the placements.
         selections: rules; target-oracle brings the protocol's own rule with it.
         pairs: judge every row against every other, too.
     """
