@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from benchmarks.commands import arguments
-from benchmarks.commands.arguments import REFERENCE, RUNS, Engine, Methods, Mode, Profile, Seeds
+from benchmarks.commands.arguments import REFERENCE, RUNS, Engine, Methods, Mode, Profile
 from benchmarks.errors import UserError, closest
 from benchmarks.record import write_atomically
 from benchmarks.yaml_files import digest_of
