@@ -150,8 +150,8 @@ def test_list_prints_one_name_first_on_each_line(what: str, command: Command) ->
         (["table", "table1", "--seeds", "0,x", "--records", "."], "--seeds 0,x: expected whole"),
         (["table", "table1", "--seeds", "-1", "--records", "."], "--seeds -1: expected whole"),
         (
-            ["table", "table1", "--profile", "mini_m2f"],
-            "no records of mini_gtav_m2f (controlled); `python -m benchmarks sweep",
+            ["table", "table1", "--profile", "paper"],
+            "no records of paper_gtav (controlled); `python -m benchmarks sweep",
         ),
         (["sweep", "table1", "--seeds", "4294967296"], "a seed lies in 0..4294967295"),
         (["run", "mini_gtav", "lora", "--seed", "-2"], "--seed -2: a seed lies in"),
